@@ -1,0 +1,53 @@
+"""Compiled kernels, cached on disk where only this user can write.
+
+numba's cache holds executable code, and by default it lies beside the module: not writable in a shared installation,
+and whoever can write there can make others run what he likes. So the cache is a directory of the user's own
+(mode 0700), and where there is none to be had the kernels are compiled anew in each process.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = ["compiled"]
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def _cache_root() -> Path:
+    if explicit := os.environ.get("CROWDPLAY_LAKE_CACHE"):
+        return Path(explicit)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "crowdplay-lake"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "crowdplay-lake"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "crowdplay-lake"
+
+
+def _private_directory() -> Path | None:
+    """The cache directory, made if need be; None where it cannot be had or is not ours alone."""
+    try:
+        directory = _cache_root() / "kernels"
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        status = directory.stat()
+    except (OSError, RuntimeError):
+        return None
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077):
+        return None
+    return directory if os.access(directory, os.W_OK) else None
+
+
+def compiled(function: _Function) -> _Function:
+    """Compile ``function`` with numba on its first call: no GIL, no fast-math (float sums keep their order)."""
+    import numba
+
+    directory = _private_directory()
+    if directory is not None:
+        numba.config.CACHE_DIR = str(directory)
+    return numba.njit(nogil=True, cache=directory is not None)(function)  # type: ignore[no-any-return]

@@ -1,0 +1,348 @@
+"""An episode: its metadata, its raw and processed trajectory, its observations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from .errors import InvalidArgument, NoTrajectory, UnknownAgent
+from .layout import read_rows
+from .observations import ObservationParameters, Observations, emitted_steps
+from .pixels import ChangeLog, Screen
+from .schema import ALL_AGENTS, FRAMES, RAM_COLUMNS, STEPS
+from .trajectory import AgentSteps, raw_steps
+
+if TYPE_CHECKING:
+    from .lake import Lake
+
+__all__ = ["DEFAULT_AGENT", "Environment", "Episode", "ProcessedTrajectory", "User"]
+
+# CrowdPlay's name of the first player; single-agent Gym environments have 'agent_0'.
+DEFAULT_AGENT = "game_0>player_0"
+
+# Frames drawn at a time while a raw trajectory is read: 100 KB each.
+RAW_BLOCK = 256
+
+
+class ProcessedTrajectory(NamedTuple):
+    """What a trainer starts from: one row per emitted step."""
+
+    observations: npt.NDArray[Any]  # (n, 84, 84, 4) uint8 by default
+    actions: npt.NDArray[np.int64]  # (n,) index into the game's action set
+    rewards: npt.NDArray[np.float64]  # (n,) sum over the steps since the last emitted one, itself included
+    terminals: npt.NDArray[np.int64]  # (n,) 1 where the agent is done
+
+
+class User(NamedTuple):
+    """A participant in an environment."""
+
+    user_id: str
+    permanent_user_id: str | None
+    task_id: str | None
+    environment_id: str | None
+    agent_id: str | None
+
+
+class Environment:
+    """One sitting: the task that was set, who took part, and one or more episodes in a row."""
+
+    def __init__(self, lake: Lake, row: Mapping[str, Any]) -> None:
+        self._lake = lake
+        self._row = row
+
+    @property
+    def environment_id(self) -> str | None:
+        """None for an episode without metadata."""
+        return self._row.get("environment_id")
+
+    @property
+    def task_id(self) -> str | None:
+        """CrowdPlay's task id, such as 'space_invaders_insideout'."""
+        return self._row.get("task_id")
+
+    @cached_property
+    def keyword_data(self) -> dict[str, dict[str, Any]]:
+        """agent (or 'all') → key → value. Game and task are 'unknown' where there is no metadata."""
+        data = self._lake._environment_keywords.of(self.environment_id)
+        known = data.setdefault(ALL_AGENTS, {})
+        known.setdefault("game", self._row.get("game"))
+        known.setdefault("task", self._row.get("task"))
+        return data
+
+    @cached_property
+    def users(self) -> dict[str, User]:
+        """agent → who played it."""
+        return self._lake._users_of(self.environment_id)
+
+    def __repr__(self) -> str:
+        return f"Environment({self.environment_id!r}, task_id={self.task_id!r})"
+
+
+class _FrameLog:
+    """The change log of one screen of an episode, read from the lake as far as it is needed."""
+
+    def __init__(self, episode: Episode, screen: Screen, index: int) -> None:
+        self._episode = episode
+        self.screen = screen
+        self._first_row = episode._row["frames_first_row"] + index * len(episode)
+        self._cached: ChangeLog | None = None
+
+    def __len__(self) -> int:
+        return len(self._episode)
+
+    def log(self, first_step: int, last_step: int) -> ChangeLog:
+        cached = self._cached
+        if cached is not None and cached.first_step <= first_step and last_step < cached.first_step + len(cached):
+            return cached
+        part = self._episode._row["frames_part"]
+        first, last = self._first_row + first_step, self._first_row + last_step
+        paths = self._episode._lake.snapshot.paths
+        start, rows = read_rows(paths, FRAMES.name, part, first, last + 1, ("keyframe", "gaps", "colors"), True)
+        self._cached = _change_log(start - self._first_row, rows)
+        return self._cached
+
+
+def _change_log(first_step: int, rows: pa.Table) -> ChangeLog:
+    gap_ends, gaps = _flat(rows["gaps"])
+    color_ends, colors = _flat(rows["colors"])
+    return ChangeLog(
+        first_step,
+        rows["keyframe"].to_numpy(),
+        gap_ends // 2,
+        gaps.view("<u2"),
+        color_ends,
+        colors,
+    )
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """(n + 1 ends, bytes) of a binary column, without a copy where it is one chunk."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    _, ends_buffer, data = array.buffers()
+    width = np.int64 if pa.types.is_large_binary(array.type) else np.int32
+    ends = np.frombuffer(ends_buffer, width)[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    flat = np.frombuffer(data if data is not None else b"", np.uint8)
+    return ends - ends[0], flat[ends[0] : ends[-1]]
+
+
+class Episode:
+    """One episode of a lake. Holds its metadata; reads steps and frames when they are asked for."""
+
+    def __init__(self, lake: Lake, row: Mapping[str, Any]) -> None:
+        self._lake = lake
+        self._row = row
+
+    # Metadata
+
+    @property
+    def episode_id(self) -> str:
+        return str(self._row["episode_id"])
+
+    @property
+    def environment_id(self) -> str | None:
+        return self._row["environment_id"]  # type: ignore[no-any-return]
+
+    @property
+    def game(self) -> str:
+        return str(self._row["game"])
+
+    @property
+    def agents(self) -> list[str]:
+        """The agents, in the trajectory's order; empty where the trajectory was never ingested."""
+        return list(self._row["agents"] or [])
+
+    @property
+    def action_meanings(self) -> list[str] | None:
+        """What each action does: 'NOOP', 'FIRE', …; None where the game is unknown."""
+        return self._row["action_meanings"]  # type: ignore[no-any-return]
+
+    @cached_property
+    def environment(self) -> Environment:
+        """The sitting it belongs to."""
+        return Environment(self._lake, self._lake._environment_row(self._row))
+
+    @cached_property
+    def keyword_data(self) -> dict[str, dict[str, Any]]:
+        """agent (or 'all') → key → Python value; durations are timedelta. Agents without data have empty dicts."""
+        data = self._lake._episode_keywords.of(self.episode_id)
+        return {**{agent: {} for agent in self.agents}, **data}
+
+    def first_done(self, agent: str = DEFAULT_AGENT) -> tuple[int | None, bool]:
+        """(the agent's first step with done set or None, whether that was the frame limit and not the game's end)."""
+        index = self._agent_index(agent)
+        return self._row["first_done_step"][index], bool(self._row["frame_limit_reached"][index])
+
+    def __len__(self) -> int:
+        """Steps. Raises NoTrajectory where only the metadata is known."""
+        if self._row["n_steps"] is None:
+            raise NoTrajectory(
+                f"episode {self.episode_id}: its metadata is in the lake, its trajectory is not; "
+                "ingest the folder that holds its pickle"
+            )
+        return int(self._row["n_steps"])
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        steps = self._row["n_steps"]
+        length = "no trajectory" if steps is None else f"{steps} steps"
+        return f"Episode({self.episode_id!r}, {self.game}, {length}, agents={self.agents})"
+
+    # Rows
+
+    def _agent_index(self, agent: str) -> int:
+        len(self)
+        if agent not in self.agents:
+            raise UnknownAgent(agent, self.agents, f"episode {self.episode_id}, which has {', '.join(self.agents)}")
+        return self.agents.index(agent)
+
+    def steps(self, agent: str = DEFAULT_AGENT, columns: Sequence[str] = STEPS.stored_schema.names) -> pa.Table:
+        """The agent's rows of the `steps` table, in order: an Arrow table of ``columns``."""
+        self._agent_index(agent)
+        first = self._row["steps_first_row"] + sorted(self.agents).index(agent) * len(self)
+        part = self._row["steps_part"]
+        return read_rows(self._lake.snapshot.paths, STEPS.name, part, first, first + len(self), columns)[1]
+
+    def ram(self, agent: str = DEFAULT_AGENT) -> npt.NDArray[np.uint8]:
+        """RAM after each step, uint8 (n, 128). Raises InvalidArgument where a step carried none."""
+        rows = self.steps(agent, RAM_COLUMNS)
+        if rows[RAM_COLUMNS[0]].null_count:
+            raise InvalidArgument(f"episode {self.episode_id}: not every step of {agent!r} carries RAM")
+        return np.stack([rows[name].to_numpy() for name in RAM_COLUMNS], axis=1).astype(np.uint8)
+
+    def _frame_log(self, agent: str) -> _FrameLog:
+        screens = self._row["screen_agents"]
+        self._agent_index(agent)
+        index = 0 if screens == [ALL_AGENTS] else screens.index(agent)
+        shape = tuple(self._row["frame_shape"])
+        channels = 3 if len(shape) == 3 and shape[2] == 3 else 1
+        palette = np.frombuffer(self._row["palettes"][index], np.uint8).reshape(-1, channels)
+        return _FrameLog(self, Screen(shape, palette), index)
+
+    def frames(self, agent: str = DEFAULT_AGENT, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint8]:
+        """The raw frames the agent saw before steps start … stop - 1, uint8 (stop - start, 210, 160, 3)."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        source = self._frame_log(agent)
+        if stop <= start:
+            return np.empty((0, *source.screen.shape), np.uint8)
+        log = source.log(start, stop - 1)
+        return source.screen.draw(log.decode(np.arange(start, stop), source.screen.pixels))
+
+    # Trajectories
+
+    def get_raw_trajectory(self) -> list[dict[str, Any]]:
+        """The list of step dicts as CrowdPlay pickled it, every field of it: about 100 KB a step.
+
+        `iter_raw_trajectory` gives the same one by one.
+        """
+        return list(self.iter_raw_trajectory())
+
+    def iter_raw_trajectory(self) -> Iterator[dict[str, Any]]:
+        """The step dicts, one by one, in bounded memory."""
+        steps = {agent: AgentSteps.of(self.steps(agent)) for agent in self.agents}
+        return raw_steps(steps, self._iter_frames(), self._row["variant"], self._row["reward_type"])
+
+    def _iter_frames(self) -> Iterator[dict[str, npt.NDArray[np.uint8]]]:
+        shared = self._row["screen_agents"] == [ALL_AGENTS]
+        for start in range(0, len(self), RAW_BLOCK):
+            stop = min(start + RAW_BLOCK, len(self))
+            if shared:
+                drawn = self.frames(self.agents[0], start, stop)
+                yield from ({agent: frame for agent in self.agents} for frame in drawn)
+            else:
+                by_agent = [self.frames(agent, start, stop) for agent in self.agents]
+                yield from (dict(zip(self.agents, shown, strict=True)) for shown in zip(*by_agent, strict=True))
+
+    def observations(
+        self,
+        agent: str = DEFAULT_AGENT,
+        framestack_axis_first: bool = False,
+        downsample_frequency: int = 1,
+        downsample_offset: int = 0,
+        max_n: int = 2,
+        skip_n: int = 4,
+        stack_n: int = 4,
+        warp: bool = True,
+        scale: bool = False,
+        warp_width: int = 84,
+        warp_height: int = 84,
+        final_step: bool = True,
+    ) -> Observations:
+        """The observations of `get_processed_trajectory`, computed when they are indexed. Same arguments."""
+        parameters = ObservationParameters(
+            framestack_axis_first, max_n, skip_n, stack_n, warp, scale, warp_width, warp_height
+        )
+        self._agent_index(agent)
+        steps = emitted_steps(len(self), downsample_frequency, downsample_offset, final_step)
+        return Observations(self._frame_log(agent), steps, parameters)
+
+    def get_processed_trajectory(
+        self,
+        agent: str = DEFAULT_AGENT,
+        framestack_axis_first: bool = False,
+        downsample_frequency: int = 1,
+        downsample_offset: int = 0,
+        max_n: int = 2,
+        skip_n: int = 4,
+        stack_n: int = 4,
+        warp: bool = True,
+        scale: bool = False,
+        warp_width: int = 84,
+        warp_height: int = 84,
+        final_step: bool = True,
+    ) -> ProcessedTrajectory:
+        """(observations, actions, rewards, terminals) of one agent, as CrowdPlay makes them, to the byte.
+
+        Steps with ``i % downsample_frequency == downsample_offset`` are emitted, and the last one; with
+        ``final_step=False`` the last one only where CrowdPlay emits it. ``max_n`` frames are maxed, ``stack_n`` such
+        images ``skip_n`` steps apart are stacked, on the last axis or with ``framestack_axis_first`` the first.
+        ``scale`` gives float32 in [0, 1]; ``warp=False`` the RGB frames.
+
+        Raises UnknownAgent, NoTrajectory, InvalidArgument.
+        """
+        observations = self.observations(
+            agent,
+            framestack_axis_first,
+            downsample_frequency,
+            downsample_offset,
+            max_n,
+            skip_n,
+            stack_n,
+            warp,
+            scale,
+            warp_width,
+            warp_height,
+            final_step,
+        )
+        emitted = observations.steps
+        rows = self.steps(agent, ("action", "reward", "done"))
+        self._require(rows, agent)
+        return ProcessedTrajectory(
+            np.asarray(observations),
+            rows["action"].to_numpy().astype(np.int64)[emitted],
+            rewards_since_last(rows["reward"].to_numpy().astype(np.float64), emitted),
+            rows["done"].to_numpy().astype(np.int64)[emitted],
+        )
+
+    def _require(self, rows: pa.Table, agent: str) -> None:
+        """Every step must carry these fields; `get_raw_trajectory` has the others as they are."""
+        for name in rows.column_names:
+            if rows[name].null_count:
+                step = rows[name].is_null().to_pylist().index(True)
+                raise InvalidArgument(f"episode {self.episode_id}, step {step}: {agent!r} has no {name}")
+
+
+def rewards_since_last(rewards: npt.NDArray[np.float64], emitted: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """For each emitted step the sum of ``rewards`` after the emitted one before it, up to itself."""
+    if len(emitted) == 0:
+        return np.empty(0, np.float64)
+    starts = np.concatenate([[0], emitted[:-1] + 1])
+    return np.add.reduceat(rewards[: emitted[-1] + 1], starts)

@@ -1,0 +1,185 @@
+"""Every error this software raises on purpose, as one tree.
+
+::
+
+    CrowdPlayLakeError
+    ├── InvalidArgument (ValueError)     an argument that cannot mean anything here
+    ├── UnknownName (LookupError)        no such thing; names the nearest that exist
+    │   ├── UnknownAgent
+    │   ├── UnknownColumn
+    │   ├── UnknownEnvironment
+    │   ├── UnknownEpisode
+    │   ├── UnknownPath
+    │   └── UnknownTable
+    ├── InvalidLake                      the path holds no lake, or a broken or newer one
+    ├── LakeBusy                         somebody else is writing
+    ├── MissingExtra (ImportError)       an optional library is not installed
+    ├── NoTrajectory                     the episode's metadata is here, its steps are not
+    ├── QueryError                       the database refused the SQL
+    │   └── QueryNotAllowed              the SQL would write, or read outside the lake
+    └── RawDataError                     a raw file that cannot be taken
+        ├── BrokenPickle                 truncated, malformed, or not a pickle at all
+        ├── LimitExceeded                expands beyond the limits it may use
+        ├── UnsafePickle                 asks for anything but plain data
+        └── UnsupportedTrajectory        plain data, but not a trajectory we can keep whole
+
+A message says what is wrong, where (file, episode, step) and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BrokenPickle",
+    "CrowdPlayLakeError",
+    "InvalidArgument",
+    "InvalidLake",
+    "LakeBusy",
+    "LimitExceeded",
+    "MissingExtra",
+    "NoTrajectory",
+    "QueryError",
+    "QueryNotAllowed",
+    "RawDataError",
+    "UnknownAgent",
+    "UnknownColumn",
+    "UnknownEnvironment",
+    "UnknownEpisode",
+    "UnknownName",
+    "UnknownPath",
+    "UnknownTable",
+    "UnsafePickle",
+    "UnsupportedTrajectory",
+    "nearest",
+]
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names most like ``name``, best first; all of them where they are few."""
+    names = list(dict.fromkeys(known))
+    by_folded = {candidate.casefold(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.5)
+    if close:
+        return [by_folded[folded] for folded in close]
+    return names if len(names) <= count else []
+
+
+class CrowdPlayLakeError(Exception):
+    """Base of all errors of this software."""
+
+
+class InvalidArgument(CrowdPlayLakeError, ValueError):
+    """An argument that cannot mean anything here."""
+
+
+class UnknownName(CrowdPlayLakeError, LookupError):
+    """Nothing has this name. Builds its own message with the nearest names that exist."""
+
+    kind = "name"
+
+    def __init__(self, name: str, known: Iterable[str] = (), where: str = "") -> None:
+        self.name = name
+        self.suggestions = nearest(name, known)
+        message = f"no {self.kind} {name!r}"
+        if where:
+            message += f" in {where}"
+        if self.suggestions:
+            message += "; did you mean " + " or ".join(map(repr, self.suggestions)) + "?"
+        super().__init__(message)
+
+
+class UnknownAgent(UnknownName):
+    """The episode has no such agent."""
+
+    kind = "agent"
+
+
+class UnknownColumn(UnknownName):
+    """The query names a column that no table has."""
+
+    kind = "column"
+
+
+class UnknownEnvironment(UnknownName):
+    """The lake has no such environment."""
+
+    kind = "environment"
+
+
+class UnknownEpisode(UnknownName):
+    """The lake has no such episode."""
+
+    kind = "episode"
+
+
+class UnknownPath(UnknownName):
+    """There is no such folder or file."""
+
+    kind = "path"
+
+
+class UnknownTable(UnknownName):
+    """The lake has no such table."""
+
+    kind = "table"
+
+
+class InvalidLake(CrowdPlayLakeError):
+    """The path holds no lake, or one this version cannot read."""
+
+
+class LakeBusy(CrowdPlayLakeError):
+    """Another process is writing to the lake."""
+
+
+class MissingExtra(CrowdPlayLakeError, ImportError):
+    """An optional library is not installed; the message is the command that installs it."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library} is not installed: pip install 'crowdplay-lake[{extra}]'")
+
+
+class NoTrajectory(CrowdPlayLakeError):
+    """The episode is known from the metadata, but its trajectory was never ingested."""
+
+
+class QueryError(CrowdPlayLakeError):
+    """The database refused the SQL; the cause is kept."""
+
+
+class QueryNotAllowed(QueryError):
+    """The SQL would write, or read something outside the lake."""
+
+
+class RawDataError(CrowdPlayLakeError):
+    """A raw file, or a value in one, that cannot be taken.
+
+    ``reason`` is the bare reason, ``step`` the index of the step (from 0) where it shows, if any.
+    """
+
+    def __init__(self, reason: str, step: int | None = None) -> None:
+        self.reason = reason
+        self.step = step
+        super().__init__(reason if step is None else f"step {step}: {reason}")
+
+    def __reduce__(self) -> tuple[type[RawDataError], tuple[str, int | None]]:
+        # Errors travel from workers to the process that commits.
+        return type(self), (self.reason, self.step)
+
+
+class BrokenPickle(RawDataError):
+    """Truncated, malformed, or not a pickle at all."""
+
+
+class LimitExceeded(RawDataError):
+    """Expands beyond the limits it may use."""
+
+
+class UnsafePickle(RawDataError):
+    """Asks for anything but plain data: a call, an import, an attribute."""
+
+
+class UnsupportedTrajectory(RawDataError):
+    """Plain data, but not a trajectory that can be kept whole."""

@@ -1,0 +1,207 @@
+"""A lake, opened at one commit: tables, SQL, episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .commit import Snapshot, open_snapshot
+from .episode import Environment, Episode, User
+from .errors import UnknownEnvironment, UnknownEpisode, UnknownTable
+from .keywords import keyword_value
+from .query import Database, Parameters, QueryResult
+from .schema import EPISODES, TABLES
+from .views import define_views
+
+__all__ = ["Episodes", "Lake"]
+
+
+class _Keywords:
+    """The rows of a keyword table by their owner; values are decoded when an owner is asked for."""
+
+    def __init__(self, table: pa.Table, owner: str) -> None:
+        table = table.sort_by(owner)
+        self._owners = table[owner].to_numpy()
+        self._rows = table.select(["agent_id", "key", "value_json"])
+
+    def of(self, owner: str | None) -> dict[str, dict[str, Any]]:
+        """agent → key → value."""
+        data: dict[str, dict[str, Any]] = {}
+        if owner is None or not len(self._owners):
+            return data
+        first = np.searchsorted(self._owners, owner, side="left")
+        stop = np.searchsorted(self._owners, owner, side="right")
+        for row in self._rows.slice(int(first), int(stop - first)).to_pylist():
+            data.setdefault(row["agent_id"], {})[row["key"]] = keyword_value(row)
+        return data
+
+
+class Episodes(Sequence[Episode]):
+    """Episodes ordered by id: length, indexing, slicing, iteration."""
+
+    def __init__(self, lake: Lake, rows: pa.Table) -> None:
+        self._lake = lake
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return int(self._rows.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> Episodes: ...
+    def __getitem__(self, index: int | slice) -> Episode | Episodes:
+        if isinstance(index, slice):
+            return Episodes(self._lake, self._rows.take(list(range(*index.indices(len(self))))))
+        at = index + len(self) if index < 0 else index
+        if not 0 <= at < len(self):
+            raise IndexError(f"episode {index} of {len(self)}")
+        return Episode(self._lake, self._rows.slice(at, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Episode]:
+        for batch in self._rows.to_batches(max_chunksize=1024):
+            for row in batch.to_pylist():
+                yield Episode(self._lake, row)
+
+    @property
+    def ids(self) -> list[str]:
+        """The episode ids, in order."""
+        return self._rows["episode_id"].to_pylist()  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"Episodes({len(self)} of {self._lake})"
+
+
+class Lake:
+    """A lake at its last commit, or at ``commit``. It keeps this snapshot while others write; open it again for more.
+
+    >>> lake = Lake("lake")                                                          # doctest: +SKIP
+    >>> lake.sql("SELECT game, count(*) AS episodes FROM episodes GROUP BY game")     # doctest: +SKIP
+    >>> lake.episodes("game = 'space_invaders' AND score >= 50")[0].observations()    # doctest: +SKIP
+
+    Raises InvalidLake where there is none, or one of a newer format.
+    """
+
+    def __init__(self, path: str | Path, commit: int | None = None) -> None:
+        self.path = Path(path)
+        self.snapshot: Snapshot = open_snapshot(self.path, commit)
+
+    @property
+    def commit(self) -> int:
+        """The number of the commit: cite it, or open the lake at it again."""
+        return self.snapshot.number
+
+    def __repr__(self) -> str:
+        return f"Lake({str(self.path)!r}, commit={self.commit})"
+
+    def __reduce__(self) -> tuple[type[Lake], tuple[str, int]]:
+        # Workers open the same snapshot; a database connection cannot travel.
+        return Lake, (str(self.path), self.commit)
+
+    # SQL and frames
+
+    @cached_property
+    def _database(self) -> Database:
+        database = Database(self.path)
+        define_views(database, self.snapshot)
+        database.lock()
+        return database
+
+    def sql(self, query: str, params: Parameters = None, tables: Mapping[str, Any] | None = None) -> QueryResult:
+        """Run one reading SQL statement.
+
+        It sees the tables of `schema` and the view `episode_agents`: one row per episode and agent, with everything
+        known of the episode, its environment and its user as typed columns (`score`, `time_played` in seconds, `game`,
+        …). ``params``: values for ``?`` or ``$name``. ``tables``: frames of your own to join in, by name.
+
+        Raises UnknownColumn and UnknownTable with the nearest names, QueryNotAllowed for what would write or leave the
+        lake, QueryError for the rest.
+        """
+        return self._database.query(query, params, tables)
+
+    def tables(self) -> dict[str, list[str]]:
+        """The tables and views that `sql` sees, with their columns."""
+        return {name: columns for name, columns in self._database.names().items() if not name.startswith("_")}
+
+    def scan(self, table: str) -> pl.LazyFrame:
+        """A table as a Polars LazyFrame: partitions and columns that a query does not need are not read.
+
+        Raises UnknownTable.
+        """
+        if table not in TABLES:
+            raise UnknownTable(table, TABLES)
+        spec = TABLES[table]
+        files = self.snapshot.files(table)
+        if not files:
+            return pl.LazyFrame(pl.from_arrow(spec.schema.empty_table()))
+        if spec.partition is None:
+            return pl.scan_parquet(files, hive_partitioning=False)
+        # The partition's type is said: "007" is a text here.
+        frame = pl.scan_parquet(files, hive_partitioning=True, hive_schema={spec.partition: pl.String})
+        return frame.select(spec.schema.names)
+
+    # Episodes
+
+    @cached_property
+    def _episode_rows(self) -> pa.Table:
+        return self.snapshot.read(EPISODES.name).sort_by("episode_id")
+
+    def episodes(self, where: str | None = None, params: Parameters = None) -> Episodes:
+        """The episodes of which any agent satisfies ``where``, an SQL condition over `episode_agents`; all by default.
+
+        >>> lake.episodes("score >= ? AND agent_id = 'game_0>player_0'", [50])   # doctest: +SKIP
+        """
+        if where is None:
+            return Episodes(self, self._episode_rows)
+        # The line breaks end a comment in `where`.
+        found = self.sql(f"SELECT DISTINCT episode_id FROM episode_agents WHERE (\n{where}\n)", params)
+        ids = found.arrow()["episode_id"]
+        chosen = pc.is_in(self._episode_rows["episode_id"], value_set=ids.combine_chunks())
+        return Episodes(self, self._episode_rows.filter(chosen))
+
+    def episode(self, episode_id: str) -> Episode:
+        """The episode with that id. Raises UnknownEpisode with the nearest ids."""
+        found = self._episode_rows.filter(pc.equal(self._episode_rows["episode_id"], episode_id))
+        if not len(found):
+            raise UnknownEpisode(episode_id, self._episode_rows["episode_id"].to_pylist(), str(self.path))
+        return Episodes(self, found)[0]
+
+    # What an episode asks of its lake: read once, for all episodes
+
+    @cached_property
+    def _episode_keywords(self) -> _Keywords:
+        return _Keywords(self.snapshot.read("keyword_data"), "episode_id")
+
+    @cached_property
+    def _environment_keywords(self) -> _Keywords:
+        return _Keywords(self.snapshot.read("environment_keyword_data"), "environment_id")
+
+    @cached_property
+    def _environments(self) -> dict[str, dict[str, Any]]:
+        return {row["environment_id"]: row for row in self.snapshot.read("environments").to_pylist()}
+
+    def _environment_row(self, episode_row: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._environments.get(episode_row["environment_id"], episode_row)
+
+    def environment(self, environment_id: str) -> Environment:
+        """The environment with that id. Raises UnknownEnvironment with the nearest ids."""
+        if environment_id not in self._environments:
+            raise UnknownEnvironment(environment_id, self._environments, str(self.path))
+        return Environment(self, self._environments[environment_id])
+
+    @cached_property
+    def _users(self) -> dict[str, dict[str, User]]:
+        users: dict[str, dict[str, User]] = {}
+        for row in self.snapshot.read("users").sort_by("user_id").to_pylist():
+            users.setdefault(row["environment_id"], {})[row["agent_id"]] = User(**row)
+        return users
+
+    def _users_of(self, environment_id: str | None) -> dict[str, User]:
+        return dict(self._users.get(environment_id or "", {}))

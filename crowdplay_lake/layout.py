@@ -1,0 +1,211 @@
+"""The paths of a lake and its Parquet parts: where files lie, and how rows become files and come back.
+
+::
+
+    lake/
+      commits/            Delta table: one row per lake commit
+      episodes/           Delta table
+        _delta_log/
+        game=breakout/part-….parquet
+      …                   one folder per table of `schema.TABLES`
+      .lock               held while somebody writes
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .errors import InvalidLake
+from .schema import COMMITS, TABLES, Table
+
+__all__ = ["LakePaths", "Part", "PartWriter", "read_rows", "write_parts"]
+
+COMPRESSION_LEVEL = 9
+PART_SUFFIX = ".parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class LakePaths:
+    """Every path of the lake at ``root``."""
+
+    root: Path
+
+    def table(self, name: str) -> Path:
+        return self.root / name
+
+    @property
+    def commits(self) -> Path:
+        return self.root / COMMITS.name
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    def part(self, table: str, relative: str) -> Path:
+        return self.table(table) / relative
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file of a table, written but visible only once a commit names it."""
+
+    table: str
+    path: str  # relative to the table's folder
+    size: int
+    rows: int
+    partition: str | None = None
+    bounds: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def partition_values(self) -> dict[str, str | None]:
+        key = TABLES[self.table].partition if self.table in TABLES else None
+        return {} if key is None else {key: self.partition}
+
+    @property
+    def statistics(self) -> str:
+        """Delta's statistics of the part, as JSON: engines skip parts by them."""
+        low = {name: bound[0] for name, bound in self.bounds.items()}
+        high = {name: bound[1] for name, bound in self.bounds.items()}
+        return json.dumps({"numRecords": self.rows, "minValues": low, "maxValues": high})
+
+
+def partition_folder(key: str, value: str) -> str:
+    """``game=breakout``; whatever could mean something in a path is escaped, as Hive does."""
+    escaped = re.sub(r"[^A-Za-z0-9_. -]", lambda match: "".join(f"%{b:02X}" for b in match[0].encode()), value)
+    return f"{key}={escaped or '%00'}"
+
+
+class PartWriter:
+    """Writes one part, row group by row group; leaves nothing behind when it fails.
+
+    Statistics, encodings and row groups are the table's. ``store_schema`` is off and field docs are left to the Delta
+    log: repeated in every footer they were half of a small lake.
+    """
+
+    def __init__(self, paths: LakePaths, table: Table, partition: str | None = None, name: str | None = None) -> None:
+        folder = "" if table.partition is None else partition_folder(table.partition, partition or "") + "/"
+        self.relative = f"{folder}{name or 'part-' + uuid.uuid4().hex}{PART_SUFFIX}"
+        self.rows = 0
+        self._table = table
+        self._partition = partition
+        self._path = paths.part(table.name, self.relative)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        dictionary = [column for column in table.stored_schema.names if column not in table.plain]
+        statistics = [column for column in table.sort if column in table.stored_schema.names]
+        self._bounds: dict[str, tuple[Any, Any]] = {}
+        self._writer = pq.ParquetWriter(
+            self._path,
+            table.stored_schema,
+            compression="zstd",
+            compression_level=COMPRESSION_LEVEL,
+            use_dictionary=dictionary,
+            column_encoding=dict(table.encodings) or None,
+            write_statistics=statistics,
+            store_schema=False,
+            data_page_size=1 << 20,
+        )
+
+    def write(self, rows: pa.Table) -> None:
+        """Append ``rows`` (the stored columns, sorted) as row groups of the table's size."""
+        rows = rows.select(self._table.stored_schema.names).cast(self._table.stored_schema)
+        for start in range(0, len(rows), self._table.row_group_rows):
+            self._writer.write_table(rows.slice(start, self._table.row_group_rows), row_group_size=len(rows))
+        self.rows += len(rows)
+        self._widen_bounds(rows)
+
+    def _widen_bounds(self, rows: pa.Table) -> None:
+        # Of the sort columns the first alone tells parts apart.
+        name = self._table.sort[0]
+        if name not in rows.column_names or not len(rows):
+            return
+        column = rows[name]
+        low, high = column[0].as_py(), column[-1].as_py()
+        known = self._bounds.get(name)
+        self._bounds[name] = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
+
+    def close(self) -> Part:
+        self._writer.close()
+        size = self._path.stat().st_size
+        return Part(self._table.name, self.relative, size, self.rows, self._partition, self._bounds)
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        try:
+            self._writer.close()
+        finally:
+            self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.discard()
+
+
+def write_parts(paths: LakePaths, table: Table, rows: pa.Table) -> list[Part]:
+    """Write ``rows`` (all columns, in any order) as one part per partition, sorted."""
+    if not len(rows):
+        return []
+    rows = rows.select(table.schema.names).cast(table.schema)
+    rows = rows.sort_by([(name, "ascending") for name in table.sort])
+    if table.partition is None:
+        groups: Sequence[tuple[str | None, pa.Table]] = [(None, rows)]
+    else:
+        values = rows[table.partition]
+        groups = [(v, rows.filter(pc.equal(values, v))) for v in sorted(pc.unique(values).to_pylist())]
+    parts = []
+    for value, group in groups:
+        with PartWriter(paths, table, value) as writer:
+            writer.write(group.drop_columns([table.partition]) if table.partition else group)
+            parts.append(writer.close())
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenPart:
+    file: pq.ParquetFile
+    starts: np.ndarray[Any, np.dtype[np.int64]]  # first row of each row group, and the number of rows at the end
+
+
+@functools.lru_cache(maxsize=64)
+def _open_part(path: Path) -> _OpenPart:
+    # Parts never change once written, so an open one can be kept: its footer is parsed once.
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InvalidLake(f"{path}: cannot be read ({error}); restore the file, or ingest again") from error
+    counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    return _OpenPart(file, np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
+
+
+def read_rows(
+    paths: LakePaths, table: str, part: str, first: int, stop: int, columns: Sequence[str], whole_groups: bool = False
+) -> tuple[int, pa.Table]:
+    """Rows [first, stop) of a part, straight from its row groups: (the row they begin with, the rows).
+
+    ``whole_groups``: begin at the start of the row group that holds ``first`` instead (in `frames`, a keyframe).
+    """
+    opened = _open_part(paths.part(table, part))
+    begin = int(np.searchsorted(opened.starts, first, side="right")) - 1
+    end = int(np.searchsorted(opened.starts, stop, side="left"))
+    rows = opened.file.read_row_groups(list(range(begin, end)), columns=list(columns), use_threads=False)
+    start = int(opened.starts[begin])
+    if whole_groups:
+        return start, rows.slice(0, stop - start)
+    return first, rows.slice(first - start, stop - first)

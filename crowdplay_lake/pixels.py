@@ -1,0 +1,228 @@
+"""The change log of a screen: one byte a pixel through the episode's palette, and only the pixels that changed.
+
+Row k of a log is either a **keyframe** (`colors` holds every pixel, `gaps` is empty) or the **changes** since row k-1:
+`gaps` are little-endian uint16, the first one the position of the first changed pixel (row-major), each further one
+the distance from the changed pixel before; `colors` holds the new palette index of each. A row without changes is
+empty. Lossless for up to 256 colours and 65,536 pixels; an Atari 2600 frame has at most 128 colours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .compiled import compiled
+from .errors import InvalidArgument, UnsupportedTrajectory
+
+__all__ = ["KEYFRAME_INTERVAL", "ChangeLog", "Screen", "ScreenEncoder"]
+
+KEYFRAME_INTERVAL = 256
+MAX_COLORS = 256
+MAX_PIXELS = 65_536
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What the rows of an episode's change logs draw: the frame's shape and its colours.
+
+    ``shape``: of a raw frame, (height, width, 3) for RGB, or without a colour axis for the grey frames of AI roll-outs.
+    ``palette``: uint8 (colours, 3) or (colours, 1).
+    """
+
+    shape: tuple[int, ...]
+    palette: Bytes  # (colours, channels)
+
+    @property
+    def is_rgb(self) -> bool:
+        return len(self.shape) == 3 and self.shape[2] == 3
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one frame."""
+        return int(np.prod(self.shape)) // self.palette.shape[1]
+
+    def draw(self, indices: Bytes) -> Bytes:
+        """Palette indices (n, pixels) to frames (n, *shape)."""
+        frames: Bytes = self.palette[indices].reshape(len(indices), *self.shape)
+        return frames
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeLog:
+    """Rows ``first_step`` … of one screen's log, as flat arrays; the first row is a keyframe."""
+
+    first_step: int
+    keyframe: npt.NDArray[np.bool_]  # (n,)
+    gap_ends: npt.NDArray[np.int64]  # (n + 1,) into gaps
+    gaps: npt.NDArray[np.uint16]
+    color_ends: npt.NDArray[np.int64]  # (n + 1,) into colors
+    colors: Bytes
+
+    def __len__(self) -> int:
+        return len(self.keyframe)
+
+    def __repr__(self) -> str:
+        return f"ChangeLog(first_step={self.first_step}, rows={len(self)}, changes={len(self.gaps)})"
+
+    def decode(self, steps: npt.ArrayLike, pixels: int) -> Bytes:
+        """The screens at ``steps`` (ascending), as palette indices, uint8 (len(steps), pixels)."""
+        wanted = np.asarray(steps, dtype=np.int64) - self.first_step
+        if len(wanted) and (wanted[0] < 0 or wanted[-1] >= len(self) or (np.diff(wanted) < 0).any()):
+            raise InvalidArgument(f"steps must ascend within {self.first_step}..{self.first_step + len(self) - 1}")
+        screens = np.empty((len(wanted), pixels), np.uint8)
+        _decode(self.keyframe, self.gap_ends, self.gaps, self.color_ends, self.colors, wanted, screens)
+        return screens
+
+
+@compiled
+def _decode(keyframe, gap_ends, gaps, color_ends, colors, wanted, screens):  # type: ignore[no-untyped-def]
+    if len(wanted) == 0:
+        return
+    # No need to replay what lies before the last keyframe at or before the first wanted row.
+    row = wanted[0]
+    while not keyframe[row]:
+        row -= 1
+    screen = np.zeros(screens.shape[1], np.uint8)
+    out = 0
+    while out < len(wanted):
+        if keyframe[row]:
+            screen[:] = colors[color_ends[row] : color_ends[row + 1]]
+        else:
+            position = 0
+            shift = color_ends[row] - gap_ends[row]
+            for i in range(gap_ends[row], gap_ends[row + 1]):
+                position += gaps[i]
+                screen[position] = colors[i + shift]
+        while out < len(wanted) and wanted[out] == row:
+            screens[out] = screen
+            out += 1
+        row += 1
+
+
+@compiled
+def _find_color(key, slots, palette_keys):  # type: ignore[no-untyped-def]
+    """The slot of ``key`` in an open-addressing table of 1,024: taken by it, or empty (-1)."""
+    slot = (key * 2654435761 >> 12) & 1023
+    while slots[slot] >= 0 and palette_keys[slots[slot]] != key:
+        slot = (slot + 1) & 1023
+    return slot
+
+
+@compiled
+def _encode(frame, previous, n_pixels, slots, palette_keys, n_colors, screen, positions, colors):  # type: ignore[no-untyped-def]
+    """Write the changed pixels; returns (their number, colours known now), the number -1 for too many colours.
+
+    Eight RGB pixels are 24 bytes are three words: most of a frame is skipped by comparing those.
+    """
+    words = frame.view(np.uint64)
+    previous_words = previous.view(np.uint64)
+    n = 0
+    for block in range(len(words) // 3):
+        w = 3 * block
+        if (
+            words[w] == previous_words[w]
+            and words[w + 1] == previous_words[w + 1]
+            and words[w + 2] == previous_words[w + 2]
+        ):
+            continue
+        for pixel in range(8 * block, min(8 * block + 8, n_pixels)):
+            r, g, b = frame[3 * pixel], frame[3 * pixel + 1], frame[3 * pixel + 2]
+            if r == previous[3 * pixel] and g == previous[3 * pixel + 1] and b == previous[3 * pixel + 2]:
+                continue
+            key = (np.int64(r) << 16) | (np.int64(g) << 8) | np.int64(b)
+            slot = _find_color(key, slots, palette_keys)
+            if slots[slot] < 0:
+                if n_colors == 256:
+                    return -1, n_colors
+                slots[slot] = n_colors
+                palette_keys[n_colors] = key
+                n_colors += 1
+            screen[pixel] = slots[slot]
+            positions[n] = pixel
+            colors[n] = slots[slot]
+            n += 1
+    return n, n_colors
+
+
+class ScreenEncoder:
+    """Frames in, change-log rows out. Keeps the last frame only, whatever the episode's length.
+
+    A palette grows as colours appear, in their order of appearance, and is whole once the last frame is in.
+    """
+
+    def __init__(self, shape: tuple[int, ...], keyframe_interval: int = KEYFRAME_INTERVAL) -> None:
+        self.shape = shape
+        self.channels = 3 if len(shape) == 3 and shape[2] == 3 else 1
+        size = int(np.prod(shape)) if shape else 0
+        self.pixels = size // self.channels
+        if len(shape) < 2 or not 0 < self.pixels <= MAX_PIXELS:
+            raise UnsupportedTrajectory(
+                f"a frame of shape {shape} is not an Atari frame: RGB or grey, 1 to {MAX_PIXELS:,} pixels"
+            )
+        self.keyframe_interval = keyframe_interval
+        self.rows = 0
+        # Padded to whole blocks of eight pixels, three 8-byte words, for the comparison by words.
+        padded = -(-self.pixels // 8) * 24
+        self._previous = np.zeros(padded, np.uint8)
+        self._frame = np.zeros(padded, np.uint8)
+        self._screen = np.zeros(self.pixels, np.uint8)
+        self._slots = np.full(1024, -1, np.int16)
+        self._palette_keys = np.zeros(MAX_COLORS, np.int64)
+        self._n_colors = 0
+        self._positions = np.empty(self.pixels, np.uint16)
+        self._colors = np.empty(self.pixels, np.uint8)
+
+    @property
+    def palette(self) -> Bytes:
+        """uint8 (colours so far, channels)."""
+        keys = self._palette_keys[: self._n_colors]
+        rgb = np.stack([keys >> 16 & 255, keys >> 8 & 255, keys & 255], axis=1).astype(np.uint8)
+        return rgb[:, : self.channels]
+
+    def fork(self) -> ScreenEncoder:
+        """An encoder in the same state, for an agent whose screen differs from here on."""
+        other = ScreenEncoder(self.shape, self.keyframe_interval)
+        other.rows = self.rows
+        other._n_colors = self._n_colors
+        for name in ("_previous", "_screen", "_slots", "_palette_keys"):
+            getattr(other, name)[:] = getattr(self, name)
+        return other
+
+    def add(self, frame: Bytes) -> tuple[bool, bytes, bytes]:
+        """The row of the next frame: (is a keyframe, gaps, colors).
+
+        Raises UnsupportedTrajectory for another shape or dtype than the first frame's, or a 257th colour.
+        """
+        if frame.shape != self.shape or frame.dtype != np.uint8:
+            raise UnsupportedTrajectory(
+                f"the frame is {frame.dtype} {frame.shape}, the episode began with uint8 {self.shape}"
+            )
+        flat = np.ascontiguousarray(frame).reshape(-1)
+        self._frame[: self.pixels * 3] = flat if self.channels == 3 else np.repeat(flat, 3)
+        is_keyframe = self.rows % self.keyframe_interval == 0
+        if self.rows == 0:
+            # Nothing is "unchanged" yet: differ from the first frame in every pixel.
+            np.invert(self._frame, out=self._previous)
+        n_changes, self._n_colors = _encode(
+            self._frame,
+            self._previous,
+            self.pixels,
+            self._slots,
+            self._palette_keys,
+            self._n_colors,
+            self._screen,
+            self._positions,
+            self._colors,
+        )
+        if n_changes < 0:
+            raise UnsupportedTrajectory(f"the frames have more than {MAX_COLORS} colours: not an Atari screen")
+        self._frame, self._previous = self._previous, self._frame
+        self.rows += 1
+        if is_keyframe:
+            return True, b"", self._screen.tobytes()
+        gaps = np.diff(self._positions[:n_changes], prepend=np.uint16(0)).astype("<u2", copy=False)
+        return False, gaps.tobytes(), self._colors[:n_changes].tobytes()

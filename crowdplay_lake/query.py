@@ -1,0 +1,199 @@
+"""SQL over a lake, read-only, inside walls.
+
+The database reads files below the lake's folder and nothing else; what could still write inside (COPY, EXPORT, ATTACH,
+EXPLAIN ANALYZE of those) is refused by statement type before it runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from .errors import (
+    CrowdPlayLakeError,
+    MissingExtra,
+    QueryError,
+    QueryNotAllowed,
+    UnknownColumn,
+    UnknownTable,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Database", "QueryResult", "identifier", "literal"]
+
+Parameters = Sequence[Any] | Mapping[str, Any] | None
+
+_READS = "a lake is read-only through SQL: change one with 'crowdplay-lake ingest'"
+
+
+def identifier(name: str) -> str:
+    """``name`` quoted as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """``text`` quoted as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+class QueryResult:
+    """The rows of a query. Becomes what you work with: ``pl()``, ``arrow()``, ``df()``, ``numpy()``, ``fetchall()``.
+
+    >>> result = lake.sql("SELECT game, count(*) AS episodes FROM episodes GROUP BY game")   # doctest: +SKIP
+    >>> result.pl()                                                                          # doctest: +SKIP
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in order."""
+        return list(self._table.column_names)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return iter(self.fetchall())
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """All rows, as tuples of Python values."""
+        columns = [column.to_pylist() for column in self._table.columns]
+        return list(zip(*columns, strict=True)) if columns else []
+
+    def arrow(self) -> pa.Table:
+        """As an Arrow table."""
+        return self._table
+
+    def pl(self) -> pl.DataFrame:
+        """As a Polars frame."""
+        frame = pl.from_arrow(self._table)
+        return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()
+
+    def df(self) -> pd.DataFrame:
+        """As a pandas frame. Raises MissingExtra without pandas."""
+        try:
+            import pandas  # noqa: F401, ICN001
+        except ImportError as error:
+            raise MissingExtra("pandas", "notebooks") from error
+        return self._table.to_pandas()  # type: ignore[no-any-return]
+
+    def numpy(self) -> dict[str, Any]:
+        """A numpy array a column."""
+        return {name: self.pl()[name].to_numpy() for name in self.columns}
+
+    def __repr__(self) -> str:
+        return repr(self.pl())
+
+    def _repr_html_(self) -> str:
+        return self.pl()._repr_html_()
+
+
+class Database:
+    """An in-memory DuckDB behind walls: it can read ``root`` and what is registered, and write nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        # Set here, these hold for every cursor.
+        config = {"autoinstall_known_extensions": "false", "errors_as_json": "true"}
+        self._connection = duckdb.connect(":memory:", config=config)
+        run = self._connection.execute
+        run("SET TimeZone = 'UTC'")
+        run("SET enable_progress_bar = false")
+        # With the slash, so that no folder beside the lake whose name begins like its own is meant.
+        run(f"SET allowed_directories = [{literal(str(self._root) + '/')}]")
+        run("SET enable_external_access = false")
+
+    def define(self, statements: Sequence[str], tables: Mapping[str, pa.Table]) -> None:
+        """Run our own statements (views) and register in-memory tables."""
+        for name, table in tables.items():
+            self._connection.register(name, table)
+        for statement in statements:
+            self._connection.execute(statement)
+
+    def fetch(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of a query of our own."""
+        return self._connection.execute(query).fetchall()
+
+    def lock(self) -> None:
+        """From here on settings cannot be changed, by anybody."""
+        self._connection.execute("SET lock_configuration = true")
+
+    def names(self) -> dict[str, list[str]]:
+        """Table or view → its columns."""
+        rows = self.fetch(
+            "SELECT table_name, column_name FROM information_schema.columns ORDER BY table_name, ordinal_position"
+        )
+        names: dict[str, list[str]] = {}
+        for table, column in rows:
+            names.setdefault(table, []).append(column)
+        return names
+
+    def query(self, query: str, parameters: Parameters = None, tables: Mapping[str, Any] | None = None) -> QueryResult:
+        """Run one reading statement on a cursor of its own. ``tables``: frames to join in, by name."""
+        cursor = self._connection.cursor()
+        try:
+            statement = self._reading_statement(query)
+            for name, frame in (tables or {}).items():
+                cursor.register(name, frame)
+            return QueryResult(cursor.execute(statement, parameters).to_arrow_table())
+        except duckdb.Error as error:
+            raise self._translated(error, query) from error
+        finally:
+            for name in tables or {}:
+                cursor.unregister(name)
+            cursor.close()
+
+    def _reading_statement(self, query: str) -> str:
+        """``query`` if it is one statement that only reads. Raises QueryNotAllowed, naming what it is instead."""
+        statements = self._connection.extract_statements(query)
+        if len(statements) != 1:
+            raise QueryNotAllowed(f"one statement at a time, this is {len(statements)}")
+        kind = statements[0].type
+        if kind == duckdb.StatementType.MULTI:
+            # PIVOT runs as several statements. What can stand as a subquery only reads.
+            query = f"SELECT * FROM (\n{query.strip().rstrip(';')}\n)"
+            statements = self._connection.extract_statements(query)
+            if len(statements) != 1 or statements[0].type not in (kind, duckdb.StatementType.SELECT):
+                raise QueryNotAllowed(f"several statements in one: {_READS}")
+        elif kind == duckdb.StatementType.EXPLAIN:
+            self._check_explain(query)
+        elif kind != duckdb.StatementType.SELECT:
+            raise QueryNotAllowed(f"{kind.name} is not allowed: {_READS}")
+        return query
+
+    def _check_explain(self, query: str) -> None:
+        """Plain EXPLAIN only shows the plan; EXPLAIN ANALYZE runs what it explains."""
+        tokens = [start for start, kind in duckdb.tokenize(query) if kind != duckdb.token_type.comment]
+        rest = query[tokens[1] :] if len(tokens) > 1 else ""
+        if rest[:1] == "(" or rest[:7].lower() in ("analyze", "analyse"):
+            raise QueryNotAllowed("EXPLAIN with options runs the statement: use plain EXPLAIN")
+        self._reading_statement(rest)
+
+    def _translated(self, error: duckdb.Error, query: str) -> CrowdPlayLakeError:
+        """The error of ours for one of the database's, by what it says of itself as JSON."""
+        _, _, text = str(error).partition("{")
+        try:
+            details = json.loads("{" + text)
+        except ValueError:
+            return QueryError(f"{error}\nin: {query}")
+        name = details.get("name", "")
+        subtype, kind = details.get("error_subtype"), details.get("type")
+        if subtype == "COLUMN_NOT_FOUND":
+            columns = [column for columns in self.names().values() for column in columns]
+            return UnknownColumn(name, columns)
+        if subtype == "MISSING_ENTRY" and kind == "Table":
+            return UnknownTable(name, self.names())
+        message = details.get("exception_message", str(error))
+        if details.get("exception_type") == "Permission":
+            return QueryNotAllowed(f"{message.splitlines()[0]}: a query reads the lake's tables only")
+        return QueryError(f"{message}\nin: {query.strip()}")

@@ -1,0 +1,263 @@
+"""The contract: every table of a lake, its columns, what they mean, and how it is partitioned and sorted.
+
+A lake is a folder of Delta tables (partitioned Parquet with a transaction log), one per entry of `TABLES`. Whatever
+reads or writes rows takes names, types and order from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+__all__ = [
+    "ALL_AGENTS",
+    "COMMITS",
+    "FORMAT_VERSION",
+    "RAM_BYTES",
+    "RAM_COLUMNS",
+    "TABLES",
+    "UNKNOWN",
+    "Column",
+    "Table",
+]
+
+FORMAT_VERSION = 1
+
+# The agent that owns what belongs to no single one: a shared screen, keyword data of a whole episode.
+ALL_AGENTS = "all"
+# Game and task of an episode without metadata.
+UNKNOWN = "unknown"
+
+RAM_BYTES = 128
+RAM_COLUMNS = tuple(f"ram_{address:02x}" for address in range(RAM_BYTES))
+
+_TEXT = pa.string()
+_INT = pa.int32()
+_LONG = pa.int64()
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its Arrow type and what it means."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: a row's meaning, its columns, the partition column and the order of the rows."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+    sort: tuple[str, ...]
+    partition: str | None = None
+    # Parquet: rows a row group, and columns that gain from an encoding other than the dictionary.
+    row_group_rows: int = 65_536
+    plain: tuple[str, ...] = ()
+    encodings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All columns, the partition column among them."""
+        return pa.schema([pa.field(column.name, column.type) for column in self.columns])
+
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """The columns inside a Parquet part: a partition's value is in its folder's name and the log, not in the part."""
+        return pa.schema([field for field in self.schema if field.name != self.partition])
+
+
+_KEYWORD_VALUE = (
+    Column("value_type", _TEXT, "Python type of the value: int, float, bool, str, none, timedelta, datetime, list, …"),
+    Column("value_double", pa.float64(), "the value of a number or bool; of a duration, its seconds"),
+    Column("value_text", _TEXT, "the value of a text"),
+    Column("value_timestamp", _TIME, "the value of a date and time, taken as UTC"),
+    Column("value_json", _TEXT, "any value, losslessly, as JSON with type tags (see `tagged`)"),
+    Column("commit", _LONG, "the lake commit that wrote the row"),
+)
+
+_EPISODE_ID = Column("episode_id", _TEXT, "id of the episode (hex uuid in CrowdPlay)")
+_AGENT_ID = Column("agent_id", _TEXT, "'game_0>player_0', 'game_0>player_1', 'agent_0'; 'all' for what is of no one agent")
+_ENVIRONMENT_ID = Column("environment_id", _TEXT, "id of the environment: one sitting, one or more episodes in a row")
+_TASK_ID = Column("task_id", _TEXT, "CrowdPlay's task id, such as 'space_invaders_insideout'")
+_GAME = Column("game", _TEXT, "the game, such as 'space_invaders'; 'unknown' without metadata")
+_TASK = Column("task", _TEXT, "what people were asked to do, such as 'insideout' or 'plain'; 'unknown' without metadata")
+_SOURCE = Column("source", _TEXT, "where people were recruited: 'mturk', 'email', 'socialmedia'")
+_CREATED_ON = Column("created_on", _TIME, "when it began, UTC")
+
+ENVIRONMENTS = Table(
+    "environments",
+    "environment",
+    (_ENVIRONMENT_ID, _TASK_ID, _GAME, _TASK, _SOURCE, _CREATED_ON),
+    sort=("environment_id",),
+)
+
+USERS = Table(
+    "users",
+    "user in an environment",
+    (
+        Column("user_id", _TEXT, "id of the visit"),
+        Column("permanent_user_id", _TEXT, "hash of the participant: the same person has the same one in every visit"),
+        _TASK_ID,
+        _ENVIRONMENT_ID,
+        _AGENT_ID,
+    ),
+    sort=("environment_id", "agent_id", "user_id"),
+)
+
+EPISODES = Table(
+    "episodes",
+    "episode",
+    (
+        _EPISODE_ID,
+        _ENVIRONMENT_ID,
+        _TASK_ID,
+        _GAME,
+        _TASK,
+        _SOURCE,
+        _CREATED_ON,
+        Column("agents", pa.list_(_TEXT), "the agents, in the trajectory's order"),
+        Column("n_steps", _INT, "emulator steps, 60 a second; null: the metadata is known, the trajectory is not"),
+        Column("first_done_step", pa.list_(_INT), "per agent, its first step with done set; null where there is none"),
+        Column(
+            "frame_limit_reached",
+            pa.list_(pa.bool_()),
+            "per agent, whether that done was the frame limit (everybody done, lives left) and not the game's end",
+        ),
+        Column("screen_agents", pa.list_(_TEXT), "the agents with frames of their own: 'all' alone where they share one screen"),
+        Column("frame_shape", pa.list_(_INT), "shape of a raw frame: 210, 160, 3"),
+        Column("palettes", pa.list_(pa.binary()), "per screen agent, its colours in the order of their indices, 3 bytes each"),
+        Column("action_meanings", pa.list_(_TEXT), "what each action index does; null where the game is unknown"),
+        Column("reward_type", _TEXT, "Python type of the rewards: int or float"),
+        Column("variant", _TEXT, "how frames are nested: full (agent, image), gym (agent only), rollout (processed frames)"),
+        Column("source_name", _TEXT, "name of the raw file"),
+        Column("source_bytes", _LONG, "its size"),
+        Column("source_sha256", _TEXT, "its checksum"),
+        Column("source_mtime_ns", _LONG, "its time of change when it was read"),
+        Column("content_hash", _TEXT, "SHA-256 over the episode's rows, the same however it was written"),
+        Column("steps_part", _TEXT, "the part of `steps` that holds the episode"),
+        Column("steps_first_row", _LONG, "row in that part where it begins; its agents follow each other, in sorted order"),
+        Column("frames_part", _TEXT, "the part of `frames` that holds the episode"),
+        Column("frames_first_row", _LONG, "row in that part where it begins; its screen agents follow each other"),
+    ),
+    sort=("episode_id",),
+    partition="game",
+)
+
+KEYWORD_DATA = Table(
+    "keyword_data",
+    "episode, agent and key",
+    (_EPISODE_ID, _GAME, _AGENT_ID, Column("key", _TEXT, "CrowdPlay's key, such as 'Score'"), *_KEYWORD_VALUE),
+    sort=("episode_id", "agent_id", "key"),
+    partition="game",
+)
+
+ENVIRONMENT_KEYWORD_DATA = Table(
+    "environment_keyword_data",
+    "environment, agent and key",
+    (_ENVIRONMENT_ID, _AGENT_ID, Column("key", _TEXT, "CrowdPlay's key, such as 'Score'"), *_KEYWORD_VALUE),
+    sort=("environment_id", "agent_id", "key"),
+)
+
+STEPS = Table(
+    "steps",
+    "episode, agent and step",
+    (
+        _EPISODE_ID,
+        _GAME,
+        _AGENT_ID,
+        Column("step", _INT, "0, 1, 2, …: the row of the trajectory"),
+        Column("step_iter", _INT, "CrowdPlay's own counter: from 1, can skip numbers"),
+        Column("action", _INT, "index into the game's action set"),
+        Column("action_step_iter", _INT, "the step_iter the person saw when the key was pressed; -1 before the first"),
+        Column("reward", pa.float64(), "reward of this step"),
+        Column("done", pa.bool_(), "whether the agent is done after this step; stays set while the other plays on"),
+        Column("done_all", pa.bool_(), "whether everybody is done"),
+        Column("user_type", _INT, "who plays: 1 a human, 2 an AI"),
+        Column("lives", _INT, "lives left after this step"),
+        *(
+            Column(name, _INT, f"RAM byte 0x{address:02x} after this step: it belongs to the frame of the next one")
+            for address, name in enumerate(RAM_COLUMNS)
+        ),
+        Column("extra", _TEXT, "whatever else the step carried, as JSON with type tags; null where there is nothing"),
+    ),
+    sort=("episode_id", "agent_id", "step"),
+    partition="game",
+    plain=("step", "step_iter", "action_step_iter", *RAM_COLUMNS),
+    encodings={
+        "step": "DELTA_BINARY_PACKED",
+        "step_iter": "DELTA_BINARY_PACKED",
+        "action_step_iter": "BYTE_STREAM_SPLIT",
+        **dict.fromkeys(RAM_COLUMNS, "BYTE_STREAM_SPLIT"),
+    },
+)
+
+FRAMES = Table(
+    "frames",
+    "episode, agent (or 'all') and step",
+    (
+        _EPISODE_ID,
+        _GAME,
+        _AGENT_ID,
+        Column("step", _INT, "the frame the agent saw before this step"),
+        Column("keyframe", pa.bool_(), "whether `colors` holds the whole screen"),
+        Column("gaps", pa.binary(), "positions of the changed pixels: uint16 little-endian, distances (see `pixels`)"),
+        Column("colors", pa.binary(), "their new palette indices, a byte each"),
+    ),
+    sort=("episode_id", "agent_id", "step"),
+    partition="game",
+    # A whole number of keyframe intervals: each row group begins with a keyframe.
+    row_group_rows=2_048,
+    plain=("step", "gaps", "colors"),
+    encodings={"step": "DELTA_BINARY_PACKED", "gaps": "DELTA_LENGTH_BYTE_ARRAY", "colors": "DELTA_LENGTH_BYTE_ARRAY"},
+)
+
+REJECTED = Table(
+    "rejected",
+    "raw file that was refused",
+    (
+        Column("name", _TEXT, "the file, or the file and the value inside it"),
+        Column("bytes", _LONG, "its size"),
+        Column("sha256", _TEXT, "its checksum"),
+        Column("mtime_ns", _LONG, "its time of change when it was read"),
+        Column("reason", _TEXT, "why it was refused"),
+        Column("step", _INT, "the step where it shows, from 0; null where it is not of one step"),
+        Column("time", _TIME, "when"),
+    ),
+    sort=("name",),
+)
+
+COMMITS = Table(
+    "commits",
+    "lake commit",
+    (
+        Column("number", _LONG, "0, 1, 2, …: cite it, and open it with Lake(path, commit=number)"),
+        Column("time", _TIME, "when"),
+        Column("operation", _TEXT, "what made it: create, ingest, …"),
+        Column("format_version", _INT, "of this schema"),
+        Column("versions", pa.map_(_TEXT, _LONG), "the Delta version of every other table in this commit"),
+        Column("counts", pa.map_(_TEXT, _LONG), "what the operation changed: episodes, steps, bytes, …"),
+    ),
+    sort=("number",),
+)
+
+# In the order in which a commit writes them; `commits` comes last, always.
+TABLES: Mapping[str, Table] = {
+    table.name: table
+    for table in (
+        ENVIRONMENTS,
+        USERS,
+        EPISODES,
+        KEYWORD_DATA,
+        ENVIRONMENT_KEYWORD_DATA,
+        STEPS,
+        FRAMES,
+        REJECTED,
+    )
+}

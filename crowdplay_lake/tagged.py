@@ -1,0 +1,164 @@
+"""Plain Python data as JSON with type tags, and back, losslessly.
+
+What JSON has is written as JSON. Everything else is an object with one key that begins with ``$``:
+
+=================  ==========================================================
+``$float``         "nan", "inf", "-inf"
+``$bytes``         base64; ``$bytearray`` likewise
+``$tuple``         the items; ``$set``, ``$frozenset`` likewise
+``$dict``          [key, value] pairs, where a key is no text or begins with $
+``$ordered``       [key, value] pairs of an OrderedDict
+``$timedelta``     [days, seconds, microseconds]
+``$datetime``      ISO 8601; ``$date`` likewise
+``$complex``       [real, imaginary]
+``$ndarray``       [dtype, shape, base64 of the C-contiguous bytes]
+``$numpy``         [dtype, value] of a numpy scalar; comes back as a Python number
+=================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from .errors import LimitExceeded, UnsupportedTrajectory
+
+__all__ = ["dumps", "loads", "type_name"]
+
+# A value larger or deeper than this is no metadata; shared references can make a small pickle endless to walk.
+MAX_NODES = 5_000_000
+MAX_DEPTH = 100
+
+
+def dumps(value: object, tag_numpy: bool = True) -> str:
+    """``value`` as tagged JSON. ``tag_numpy=False`` writes numpy scalars as the Python ones they equal.
+
+    Raises UnsupportedTrajectory for anything but plain data, LimitExceeded for endless data.
+    """
+    return json.dumps(_Encoder(tag_numpy).encode(value, 0), separators=(",", ":"), ensure_ascii=False)
+
+
+def loads(text: str) -> Any:
+    """The value that `dumps` wrote."""
+    return _decode(json.loads(text))
+
+
+def type_name(value: object) -> str:
+    """The name that `value_type` gives a value: ``int``, ``timedelta``, ``none``, ``numpy.int64``, ``ndarray``, …"""
+    if value is None:
+        return "none"
+    if isinstance(value, np.generic):
+        return f"numpy.{value.dtype.name}"
+    return type(value).__name__
+
+
+def _base64(data: bytes | bytearray) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+class _Encoder:
+    def __init__(self, tag_numpy: bool) -> None:
+        self._tag_numpy = tag_numpy
+        self._nodes = 0
+
+    def encode(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind is int or kind is str or kind is bool or value is None:
+            return value
+        self._nodes += 1
+        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
+            raise LimitExceeded(f"a value of more than {MAX_NODES:,} items or {MAX_DEPTH} levels")
+        if kind is float:
+            return value if math.isfinite(value) else {"$float": repr(value)}
+        if kind is dict:
+            return self._dict(value, depth)
+        if kind is list:
+            return [self.encode(item, depth + 1) for item in value]
+        if isinstance(value, np.generic):
+            return self._numpy_scalar(value, depth)
+        encode = self._TAGGED.get(kind)
+        if encode is None:
+            raise UnsupportedTrajectory(f"a value of type {kind.__name__} is not plain data")
+        return encode(self, value, depth)
+
+    def _dict(self, value: Mapping[Any, Any], depth: int) -> Any:
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return {key: self.encode(item, depth + 1) for key, item in value.items()}
+        return {"$dict": self._pairs(value, depth)}
+
+    def _pairs(self, value: Mapping[Any, Any], depth: int) -> list[Any]:
+        return [[self.encode(key, depth + 1), self.encode(item, depth + 1)] for key, item in value.items()]
+
+    def _items(self, tag: str, value: Any, depth: int) -> Any:
+        items = [self.encode(item, depth + 1) for item in value]
+        if tag in ("$set", "$frozenset"):
+            items.sort(key=lambda item: json.dumps(item, sort_keys=True))
+        return {tag: items}
+
+    def _numpy_scalar(self, value: np.generic, depth: int) -> Any:
+        plain = self.encode(value.item(), depth + 1)
+        return {"$numpy": [value.dtype.str, plain]} if self._tag_numpy else plain
+
+    def _ndarray(self, value: np.ndarray[Any, Any], depth: int) -> Any:
+        del depth
+        if value.dtype.hasobject:
+            raise UnsupportedTrajectory("an array of Python objects is not plain data")
+        return {"$ndarray": [value.dtype.str, list(value.shape), _base64(np.ascontiguousarray(value).tobytes())]}
+
+    _TAGGED: Mapping[type, Callable[[_Encoder, Any, int], Any]] = {
+        tuple: lambda self, value, depth: self._items("$tuple", value, depth),
+        set: lambda self, value, depth: self._items("$set", value, depth),
+        frozenset: lambda self, value, depth: self._items("$frozenset", value, depth),
+        OrderedDict: lambda self, value, depth: {"$ordered": self._pairs(value, depth)},
+        bytes: lambda self, value, depth: {"$bytes": _base64(value)},
+        bytearray: lambda self, value, depth: {"$bytearray": _base64(value)},
+        timedelta: lambda self, value, depth: {"$timedelta": [value.days, value.seconds, value.microseconds]},
+        datetime: lambda self, value, depth: {"$datetime": value.isoformat()},
+        date: lambda self, value, depth: {"$date": value.isoformat()},
+        complex: lambda self, value, depth: {
+            "$complex": [self.encode(value.real, depth), self.encode(value.imag, depth)]
+        },
+        np.ndarray: _ndarray,
+    }
+
+
+def _array(parts: list[Any]) -> np.ndarray[Any, Any]:
+    dtype, shape, data = parts
+    return np.frombuffer(base64.b64decode(data), dtype=np.dtype(dtype)).reshape(shape).copy()
+
+
+_UNTAG: Mapping[str, Callable[[Any], Any]] = {
+    "$float": float,
+    "$bytes": base64.b64decode,
+    "$bytearray": lambda data: bytearray(base64.b64decode(data)),
+    "$tuple": lambda items: tuple(_decode(items)),
+    "$set": lambda items: set(_decode(items)),
+    "$frozenset": lambda items: frozenset(_decode(items)),
+    "$dict": lambda pairs: dict((_decode(key), _decode(item)) for key, item in pairs),
+    "$ordered": lambda pairs: OrderedDict((_decode(key), _decode(item)) for key, item in pairs),
+    "$timedelta": lambda parts: timedelta(*parts),
+    "$datetime": datetime.fromisoformat,
+    "$date": date.fromisoformat,
+    "$complex": lambda parts: complex(*_decode(parts)),
+    "$ndarray": _array,
+    "$numpy": lambda parts: _decode(parts[1]),
+}
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if isinstance(value, dict):
+        if len(value) == 1:
+            ((tag, content),) = value.items()
+            if tag in _UNTAG:
+                return _UNTAG[tag](content)
+        return {key: _decode(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,196 @@
+"""The SQL views over a lake's tables: the tables themselves, and `episode_agents`, the wide metadata."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from .commit import Snapshot
+from .query import Database, identifier, literal
+from .schema import ALL_AGENTS, TABLES, Table
+
+__all__ = ["column_name", "define_views"]
+
+# Value types that share a column, by the SQL type of the column.
+_INTEGERS = {"int", "bool"}
+_NUMBERS = {"int", "bool", "float", "timedelta"}
+
+
+def define_views(database: Database, snapshot: Snapshot) -> None:
+    """Every table of the snapshot as a view of its name, and `episode_agents`."""
+    empty: dict[str, pa.Table] = {}
+    statements = []
+    for table in TABLES.values():
+        files = [str(path.absolute()) for path in snapshot.files(table.name)]
+        if files:
+            source = _parquet(table, files)
+        else:
+            empty[f"_no_{table.name}"] = table.schema.empty_table()
+            source = f"SELECT * FROM {identifier(f'_no_{table.name}')}"
+        statements.append(f"CREATE VIEW {identifier(table.name)} AS {source}")
+    database.define(statements, empty)
+    database.define([_episode_agents(database)], {})
+
+
+def _parquet(table: Table, files: Iterable[str]) -> str:
+    """A SELECT over the table's parts: columns in the schema's order, times as plain UTC timestamps."""
+    columns = [
+        f"CAST({identifier(c.name)} AS TIMESTAMP) AS {identifier(c.name)}"
+        if pa.types.is_timestamp(c.type)
+        else identifier(c.name)
+        for c in table.columns
+    ]
+    listed = ", ".join(literal(file) for file in files)
+    # The partition's type is said: engines infer odd values differently ("007" becomes an integer).
+    hive = ", hive_partitioning = true, hive_types = {'%s': VARCHAR}" % table.partition if table.partition else ""
+    return f"SELECT {', '.join(columns)} FROM read_parquet([{listed}]{hive})"
+
+
+@dataclass(frozen=True)
+class _KeywordColumn:
+    """One keyword as a column of the wide view."""
+
+    key: str
+    expression: str  # over a row of a keyword table
+    name: str
+
+
+def column_name(key: str, reserved: Iterable[str] = (), prefix: str = "") -> str:
+    """The snake_case column of a key: 'Correct aliens shot (fraction)' → correct_aliens_shot_fraction.
+
+    A reserved SQL word gets a trailing underscore (`left_`).
+    """
+    name = prefix + re.sub(r"[^0-9a-z]+", "_", key.casefold()).strip("_")
+    if not name or name[0].isdigit():
+        name = f"_{name}"
+    return f"{name}_" if name in set(reserved) else name
+
+
+def _expression(types: Mapping[str, int], largest: float | None) -> str:
+    """The typed value of a key whose values have ``types`` (type → how many). The common type wins."""
+    plain: dict[str, int] = {}
+    for name, count in types.items():
+        bare = name.removeprefix("numpy.")
+        bare = re.sub(r"^u?int\d+$", "int", re.sub(r"^float\d+$", "float", bare))
+        if bare != "none":
+            plain[bare] = plain.get(bare, 0) + count
+    numbers = sum(count for name, count in plain.items() if name in _NUMBERS)
+    if not plain or numbers * 2 >= sum(plain.values()) and numbers:
+        present = set(plain) & _NUMBERS
+        if present == {"bool"}:
+            return "CAST(value_double AS BOOLEAN)"
+        # Beyond 2^53 a double no longer counts in ones.
+        if present and present <= _INTEGERS and (largest or 0) < 2**53:
+            return "CAST(value_double AS BIGINT)"
+        return "value_double"
+    common = max(sorted(plain), key=lambda name: plain[name])
+    return {"str": "value_text", "datetime": "value_timestamp"}.get(common, "value_json")
+
+
+def _keyword_columns(
+    database: Database, table: str, agents: str, prefix: str, taken: set[str], reserved: set[str]
+) -> list[_KeywordColumn]:
+    rows = database.fetch(
+        f"SELECT key, value_type, count(*), max(abs(value_double)) FROM {table} WHERE agent_id {agents} "
+        "GROUP BY ALL ORDER BY key, value_type"
+    )
+    by_key: dict[str, dict[str, int]] = {}
+    largest: dict[str, float] = {}
+    for key, value_type, count, size in rows:
+        by_key.setdefault(key, {})[value_type] = count
+        largest[key] = max(largest.get(key, 0.0), size or 0.0)
+    columns = []
+    for key, types in by_key.items():
+        name = base = column_name(key, reserved, prefix)
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name)
+        columns.append(_KeywordColumn(key, _expression(types, largest[key]), name))
+    return columns
+
+
+def _pivot(table: str, owner: str, agents: str, by_agent: bool, columns: list[_KeywordColumn]) -> str:
+    """Keys as columns: one row per owner, or per owner and agent."""
+    keys = [owner, "agent_id"] if by_agent else [owner]
+    picked = [f"any_value({c.expression}) FILTER (key = {literal(c.key)}) AS {identifier(c.name)}" for c in columns]
+    return (
+        f"SELECT {', '.join([*keys, *picked])} FROM {table} WHERE agent_id {agents} GROUP BY {', '.join(keys)}"
+    )
+
+
+_BASE = """
+agents_of AS (
+    SELECT episode_id, unnest(agents) AS agent_id, unnest(first_done_step) AS first_done_step,
+           unnest(frame_limit_reached) AS frame_limit_reached
+    FROM episodes
+    UNION ALL
+    -- An episode without a trajectory has the agents that its metadata tells of.
+    SELECT DISTINCT e.episode_id, known.agent_id, CAST(NULL AS INTEGER), CAST(NULL AS BOOLEAN)
+    FROM episodes e JOIN (
+        SELECT episode_id, agent_id FROM keyword_data WHERE agent_id <> 'all'
+        UNION
+        SELECT episodes.episode_id, users.agent_id FROM episodes JOIN users USING (environment_id)
+    ) known USING (episode_id)
+    WHERE e.agents IS NULL
+),
+-- One user an agent, should several have held it.
+user_of AS (
+    SELECT environment_id, agent_id, max(user_id) AS user_id, arg_max(permanent_user_id, user_id) AS permanent_user_id
+    FROM users GROUP BY environment_id, agent_id
+)"""
+
+_BASE_COLUMNS = (
+    "e.episode_id",
+    "a.agent_id",
+    "e.environment_id",
+    "e.task_id",
+    "e.game",
+    "e.task",
+    "e.source",
+    "e.created_on",
+    "e.n_steps",
+    "a.first_done_step",
+    "a.frame_limit_reached",
+    "u.user_id",
+    "u.permanent_user_id",
+)
+
+
+def _episode_agents(database: Database) -> str:
+    """One row per episode and agent: the metadata of the episode, its environment and its user, typed.
+
+    Keys of the agent on its episode have bare names, those of the environment the prefix ``environment_``, those under
+    'all' on the episode ``episode_``. Durations are seconds.
+    """
+    reserved = {
+        word
+        for (word,) in database.fetch(
+            "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category IN ('reserved', 'type_function')"
+        )
+    }
+    taken = {name.split(".")[1] for name in _BASE_COLUMNS}
+    one, everyone = f"<> {literal(ALL_AGENTS)}", f"= {literal(ALL_AGENTS)}"
+    joins = [
+        # table, owner, agents, a row per agent, prefix
+        ("keyword_data", "episode_id", one, True, ""),
+        ("keyword_data", "episode_id", everyone, False, "episode_"),
+        ("environment_keyword_data", "environment_id", one, True, "environment_"),
+        ("environment_keyword_data", "environment_id", everyone, False, "environment_"),
+    ]
+    pivots, selected, joined = [], list(_BASE_COLUMNS), []
+    for index, (table, owner, agents, by_agent, prefix) in enumerate(joins):
+        columns = _keyword_columns(database, table, agents, prefix, taken, reserved)
+        pivots.append(f"k{index} AS ({_pivot(table, owner, agents, by_agent, columns)})")
+        selected += [f"k{index}.{identifier(c.name)}" for c in columns]
+        on = f"k{index}.{owner} = e.{owner}" + (f" AND k{index}.agent_id = a.agent_id" if by_agent else "")
+        joined.append(f"LEFT JOIN k{index} ON {on}")
+    return (
+        f"CREATE VIEW episode_agents AS WITH {_BASE}, {', '.join(pivots)} SELECT {', '.join(selected)} "
+        "FROM agents_of a JOIN episodes e USING (episode_id) "
+        "LEFT JOIN user_of u ON u.environment_id = e.environment_id AND u.agent_id = a.agent_id " + " ".join(joined)
+    )

@@ -1,0 +1,1 @@
+"""Raw CrowdPlay recordings in, a lake out: the only package that opens pickles, and it never unpickles one."""

@@ -1,0 +1,379 @@
+"""One raw trajectory, step by step, into the rows of `steps` and `frames`. Every field is kept.
+
+What fits a column goes there; whatever does not (another type, other keys, other agents) goes into `extra`, so that
+`crowdplay_lake.trajectory` gives back what was pickled. `extra` of a row holds what is of its agent; what is of no one
+agent lies under its key "step" in the row of the first agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from crowdplay_lake.content import content_hash
+from crowdplay_lake.errors import RawDataError, UnsupportedTrajectory
+from crowdplay_lake.games import ACTION_MEANINGS, game_has_ended
+from crowdplay_lake.pixels import ScreenEncoder
+from crowdplay_lake.schema import ALL_AGENTS, FRAMES, RAM_BYTES, RAM_COLUMNS, STEPS
+from crowdplay_lake.tagged import dumps
+
+__all__ = ["ConvertedEpisode", "convert"]
+
+_MISSING = object()
+_INT32 = range(-(2**31), 2**31)
+# Integers that a DOUBLE column holds exactly.
+_EXACT = 2**53
+
+_STATISTICS = ("task_callables", "episode_callables")
+_BY_AGENT = ("action", "action_step_iter", "reward", "done", "user_type")
+_KNOWN = {"prev_obs", "step_iter", "info", *_BY_AGENT, *_STATISTICS}
+
+
+@dataclass(frozen=True)
+class ConvertedEpisode:
+    """The rows of one episode and what the `episodes` table says of it."""
+
+    steps: pa.Table  # columns of STEPS, sorted by agent and step
+    frames: Sequence[pa.Table]  # columns of FRAMES, one table per screen agent, sorted
+    facts: Mapping[str, Any]  # the columns of EPISODES that come from the trajectory
+
+    @property
+    def n_steps(self) -> int:
+        return int(self.facts["n_steps"])
+
+
+def convert(episode_id: str, game: str, steps: Iterable[object], keyframe_interval: int | None = None) -> ConvertedEpisode:
+    """Rows of a trajectory whose steps come one by one; frames are dropped as soon as they are encoded.
+
+    Raises UnsupportedTrajectory, with the step, where something cannot be kept whole.
+    """
+    converter: _Converter | None = None
+    for index, step in enumerate(steps):
+        try:
+            if not isinstance(step, dict):
+                raise UnsupportedTrajectory(f"a step is a dict, this is {type(step).__name__}")
+            if converter is None:
+                converter = _Converter(step, keyframe_interval)
+            converter.add(step)
+        except RawDataError as error:
+            if error.step is not None:
+                raise
+            raise type(error)(error.reason, index) from error
+    if converter is None:
+        raise UnsupportedTrajectory("the trajectory is empty")
+    return converter.finish(episode_id, game)
+
+
+def _as_int(value: object) -> int | None:
+    """A whole number that an INT32 column holds, else None. Bools are not numbers here."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        return None
+    number = int(value)
+    return number if number in _INT32 else None
+
+
+def _variant(observation: object) -> str:
+    if isinstance(observation, Mapping):
+        return "full"
+    if isinstance(observation, np.ndarray):
+        return "gym" if observation.ndim == 3 and observation.shape[-1] == 3 else "rollout"
+    raise UnsupportedTrajectory(f"prev_obs holds {type(observation).__name__} where a frame is expected")
+
+
+class _AgentRows:
+    """The growing columns of one agent."""
+
+    def __init__(self) -> None:
+        self.action: list[int | None] = []
+        self.action_step_iter: list[int | None] = []
+        self.reward: list[float | None] = []
+        self.done: list[bool | None] = []
+        self.user_type: list[int | None] = []
+        self.lives: list[int | None] = []
+        self.ram = bytearray()
+        self.has_ram: list[bool] = []
+        self.extra: list[str | None] = []
+
+    def ram_array(self) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(self.ram, np.uint8).reshape(-1, RAM_BYTES)
+
+
+class _ScreenRows:
+    """The growing change log of one screen."""
+
+    def __init__(self, encoder: ScreenEncoder) -> None:
+        self.encoder = encoder
+        self.rows: list[tuple[bool, bytes, bytes]] = []
+
+    def fork(self) -> _ScreenRows:
+        other = _ScreenRows(self.encoder.fork())
+        other.rows = list(self.rows)
+        return other
+
+
+class _Converter:
+    def __init__(self, first: dict[str, Any], keyframe_interval: int | None) -> None:
+        observations = first.get("prev_obs")
+        if not isinstance(observations, Mapping) or not observations:
+            raise UnsupportedTrajectory("no prev_obs: a step holds the frame of each agent there")
+        for agent in observations:
+            if not isinstance(agent, str) or agent == ALL_AGENTS:
+                raise UnsupportedTrajectory(f"{agent!r} cannot be the name of an agent")
+        self.agents = list(observations)
+        self.variant = _variant(observations[self.agents[0]])
+        self.reward_type = self._reward_type(first)
+        self.rows = {agent: _AgentRows() for agent in self.agents}
+        self.step_iter: list[int | None] = []
+        self.done_all: list[bool | None] = []
+        shape = self._frame(observations, self.agents[0]).shape
+        interval = {} if keyframe_interval is None else {"keyframe_interval": keyframe_interval}
+        # Two players share one screen until a step shows otherwise.
+        self.screens = {ALL_AGENTS: _ScreenRows(ScreenEncoder(shape, **interval))}
+        if len(self.agents) == 1:
+            self.screens = {self.agents[0]: self.screens[ALL_AGENTS]}
+
+    def _reward_type(self, first: Mapping[str, Any]) -> str:
+        rewards = first.get("reward")
+        reward = rewards.get(self.agents[0]) if isinstance(rewards, Mapping) else None
+        return "float" if isinstance(reward, float | np.floating) else "int"
+
+    def add(self, step: dict[str, Any]) -> None:
+        extra: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
+        of_step: dict[str, Any] = {key: step[key] for key in step if key not in _KNOWN}
+        self._add_frames(step, extra)
+        self._add_step_iter(step, of_step)
+        self._add_agent_fields(step, extra, of_step)
+        self._add_info(step, extra, of_step)
+        for key in _STATISTICS:
+            if key in step:
+                self._add_statistics(key, step[key], extra, of_step)
+        if of_step:
+            extra[self.agents[0]]["step"] = of_step
+        for agent in self.agents:
+            own = extra[agent]
+            self.rows[agent].extra.append(dumps(own, tag_numpy=False) if own else None)
+
+    # Frames
+
+    def _frame(self, observations: Any, agent: str) -> npt.NDArray[np.uint8]:
+        observation = observations.get(agent, _MISSING) if isinstance(observations, Mapping) else _MISSING
+        if self.variant == "full":
+            observation = observation.get("image", _MISSING) if isinstance(observation, Mapping) else _MISSING
+        if not isinstance(observation, np.ndarray):
+            raise UnsupportedTrajectory(f"no frame of agent {agent!r} in prev_obs")
+        return observation
+
+    def _add_frames(self, step: Mapping[str, Any], extra: Mapping[str, dict[str, Any]]) -> None:
+        observations = step.get("prev_obs")
+        frames = [self._frame(observations, agent) for agent in self.agents]
+        if isinstance(observations, Mapping) and len(observations) > len(self.agents):
+            raise UnsupportedTrajectory(f"new agents appear: {sorted(set(map(str, observations)) - set(self.agents))}")
+        if self.variant == "full":
+            for agent in self.agents:
+                others = {k: v for k, v in observations[agent].items() if k != "image"}  # type: ignore[index]
+                if others:
+                    extra[agent]["prev_obs"] = others
+        first = frames[0]
+        if ALL_AGENTS in self.screens and any(f is not first and not np.array_equal(f, first) for f in frames):
+            shared = self.screens[ALL_AGENTS]
+            self.screens = {agent: shared.fork() for agent in self.agents}
+        for frame, screen in zip(frames, self.screens.values(), strict=False):
+            screen.rows.append(screen.encoder.add(frame))
+
+    # Fields with a column
+
+    def _add_step_iter(self, step: Mapping[str, Any], of_step: dict[str, Any]) -> None:
+        step_iter = _as_int(step.get("step_iter"))
+        if step_iter is None and "step_iter" in step:
+            of_step["step_iter"] = step["step_iter"]
+        self.step_iter.append(step_iter)
+
+    def _add_agent_fields(
+        self, step: Mapping[str, Any], extra: Mapping[str, dict[str, Any]], of_step: dict[str, Any]
+    ) -> None:
+        for key in _BY_AGENT:
+            value = step.get(key, _MISSING)
+            by_agent = value if isinstance(value, Mapping) else {}
+            column = getattr(self, f"_{key}")
+            for agent in self.agents:
+                raw = by_agent.get(agent, _MISSING)
+                kept, exact = column(raw)
+                getattr(self.rows[agent], key).append(kept)
+                if raw is not _MISSING and not exact:
+                    extra[agent][key] = raw
+            known = {*self.agents, "__all__"} if key == "done" else set(self.agents)
+            if value is not _MISSING and (not isinstance(value, Mapping) or not value.keys() <= known or not value):
+                # Not a dict over the agents: kept as it is, and it wins over the columns.
+                of_step[key] = value
+        self._add_done_all(step.get("done"), of_step)
+
+    def _add_done_all(self, done: object, of_step: dict[str, Any]) -> None:
+        done_all = done.get("__all__", _MISSING) if isinstance(done, Mapping) else _MISSING
+        is_bool = isinstance(done_all, bool | np.bool_)
+        self.done_all.append(bool(done_all) if is_bool else None)
+        if done_all is not _MISSING and not is_bool:
+            of_step["done"] = done
+
+    def _action(self, raw: object) -> tuple[int | None, bool]:
+        if self.variant == "full":
+            if isinstance(raw, Mapping):
+                number = _as_int(raw.get("game"))
+                return number, number is not None and len(raw) == 1
+            return _as_int(raw), False
+        number = _as_int(raw)
+        return number, number is not None
+
+    @staticmethod
+    def _action_step_iter(raw: object) -> tuple[int | None, bool]:
+        number = _as_int(raw)
+        return number, number is not None
+
+    _user_type = _action_step_iter
+
+    def _reward(self, raw: object) -> tuple[float | None, bool]:
+        if isinstance(raw, bool | np.bool_) or not isinstance(raw, int | float | np.integer | np.floating):
+            return None, False
+        is_float = isinstance(raw, float | np.floating)
+        exact = is_float == (self.reward_type == "float") and (is_float or abs(int(raw)) <= _EXACT)
+        return float(raw), exact
+
+    @staticmethod
+    def _done(raw: object) -> tuple[bool | None, bool]:
+        is_bool = isinstance(raw, bool | np.bool_)
+        return (bool(raw) if is_bool else None), is_bool
+
+    # Info and statistics
+
+    def _add_info(
+        self, step: Mapping[str, Any], extra: Mapping[str, dict[str, Any]], of_step: dict[str, Any]
+    ) -> None:
+        info = step.get("info", _MISSING)
+        by_agent = info if isinstance(info, Mapping) else {}
+        for agent in self.agents:
+            self._add_agent_info(agent, by_agent.get(agent, _MISSING), extra[agent])
+        if info is not _MISSING and (not isinstance(info, Mapping) or not info.keys() <= set(self.agents) or not info):
+            of_step["info"] = info
+
+    def _add_agent_info(self, agent: str, info: object, extra: dict[str, Any]) -> None:
+        rows = self.rows[agent]
+        others = dict(info) if isinstance(info, Mapping) else {}
+        lives = _as_int(others.get("ale.lives"))
+        if lives is not None:
+            del others["ale.lives"]
+        rows.lives.append(lives)
+        ram = _ram_bytes(others.get("RAM"))
+        if ram is not None:
+            del others["RAM"]
+        rows.ram += bytes(RAM_BYTES) if ram is None else ram
+        rows.has_ram.append(ram is not None)
+        if info is not _MISSING and not isinstance(info, Mapping):
+            extra["info"] = info
+        elif others or (info is not _MISSING and lives is None and ram is None):
+            extra["info"] = others
+
+    def _add_statistics(
+        self, key: str, value: object, extra: Mapping[str, dict[str, Any]], of_step: dict[str, Any]
+    ) -> None:
+        if not isinstance(value, Mapping) or not value or not all(isinstance(name, str) for name in value):
+            of_step[key] = value
+            return
+        for name, by_agent in value.items():
+            if isinstance(by_agent, Mapping) and by_agent.keys() == self.rows.keys():
+                for agent in self.agents:
+                    extra[agent].setdefault(key, {})[name] = by_agent[agent]
+            else:
+                of_step.setdefault(key, {})[name] = by_agent
+
+    # Rows
+
+    def finish(self, episode_id: str, game: str) -> ConvertedEpisode:
+        agents = sorted(self.agents)
+        steps = pa.concat_tables([self._steps_table(episode_id, agent) for agent in agents])
+        screen_agents = sorted(self.screens)
+        frames = [_frames_table(episode_id, agent, self.screens[agent]) for agent in screen_agents]
+        first_done = {agent: self._first_done(agent) for agent in self.agents}
+        facts: dict[str, Any] = {
+            "episode_id": episode_id,
+            "agents": self.agents,
+            "n_steps": len(self.step_iter),
+            "first_done_step": [first_done[agent] for agent in self.agents],
+            "frame_limit_reached": [self._frame_limit_reached(game, agent, first_done[agent]) for agent in self.agents],
+            "screen_agents": screen_agents,
+            "frame_shape": list(self.screens[screen_agents[0]].encoder.shape),
+            "palettes": [self.screens[agent].encoder.palette.tobytes() for agent in screen_agents],
+            "action_meanings": list(ACTION_MEANINGS[game]) if game in ACTION_MEANINGS else None,
+            "reward_type": self.reward_type,
+            "variant": self.variant,
+        }
+        facts["content_hash"] = content_hash([steps, *frames])
+        return ConvertedEpisode(steps, frames, facts)
+
+    def _first_done(self, agent: str) -> int | None:
+        done = self.rows[agent].done
+        return done.index(True) if True in done else None
+
+    def _frame_limit_reached(self, game: str, agent: str, first_done: int | None) -> bool:
+        """Everybody done at once with lives left and the game not over: CrowdPlay's frame limit.
+
+        A player without a life left has 0 lives in a one-player game and -1 in a two-player game.
+        """
+        if first_done is None or not self.done_all[first_done]:
+            return False
+        rows = self.rows[agent]
+        lives = rows.lives[first_done]
+        least = 1 if len(self.agents) == 1 else 0
+        ram = rows.ram_array()[first_done] if rows.has_ram[first_done] else None
+        return lives is not None and lives >= least and not game_has_ended(game, ram)
+
+    def _steps_table(self, episode_id: str, agent: str) -> pa.Table:
+        rows = self.rows[agent]
+        n = len(self.step_iter)
+        ram = rows.ram_array()
+        no_ram = ~np.array(rows.has_ram, np.bool_)
+        mask = no_ram if no_ram.any() else None
+        columns: dict[str, Any] = {
+            "episode_id": pa.repeat(pa.scalar(episode_id, pa.string()), n),
+            "agent_id": pa.repeat(pa.scalar(agent, pa.string()), n),
+            "step": np.arange(n, dtype=np.int32),
+            "step_iter": self.step_iter,
+            "action": rows.action,
+            "action_step_iter": rows.action_step_iter,
+            "reward": rows.reward,
+            "done": rows.done,
+            "done_all": self.done_all,
+            "user_type": rows.user_type,
+            "lives": rows.lives,
+            "extra": rows.extra,
+        }
+        for address, name in enumerate(RAM_COLUMNS):
+            columns[name] = pa.array(ram[:, address].astype(np.int32), pa.int32(), mask=mask)
+        schema = STEPS.stored_schema
+        return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+
+
+def _ram_bytes(ram: object) -> bytes | None:
+    """The 128 bytes of a RAM list, or None where it is anything else."""
+    if not isinstance(ram, list) or len(ram) != RAM_BYTES or not all(type(byte) is int for byte in ram):
+        return None
+    try:
+        return bytes(ram)
+    except ValueError:
+        return None
+
+
+def _frames_table(episode_id: str, agent: str, screen: _ScreenRows) -> pa.Table:
+    n = len(screen.rows)
+    columns: dict[str, Any] = {
+        "episode_id": pa.repeat(pa.scalar(episode_id, pa.string()), n),
+        "agent_id": pa.repeat(pa.scalar(agent, pa.string()), n),
+        "step": np.arange(n, dtype=np.int32),
+        "keyframe": [row[0] for row in screen.rows],
+        "gaps": [row[1] for row in screen.rows],
+        "colors": [row[2] for row in screen.rows],
+    }
+    schema = FRAMES.stored_schema
+    return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)

@@ -1,0 +1,141 @@
+"""CrowdPlay's `dataset.sqlite` as typed rows. Its values are pickles: read as data, by the machine."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from crowdplay_lake.errors import BrokenPickle, RawDataError, UnsupportedTrajectory
+from crowdplay_lake.keywords import keyword_columns
+from crowdplay_lake.schema import ALL_AGENTS, UNKNOWN
+
+from .machine import Limits, load
+
+__all__ = ["Metadata", "RefusedValue", "read_metadata"]
+
+_TABLES: Mapping[str, tuple[str, ...]] = {
+    "environments": ("environment_id", "task_id"),
+    "environmentkeyworddata": ("environment_id", "agent_id", "key", "value"),
+    "episodes": ("episode_id", "environment_id"),
+    "episodekeyworddata": ("episode_id", "agent_id", "key", "value"),
+    "users": ("user_id", "permanent_user_id", "task_id", "environment_id", "agent_id"),
+}
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class RefusedValue:
+    """A metadata value that is not plain data, or not a pickle."""
+
+    name: str  # table, owner, agent and key
+    bytes: int
+    reason: str
+
+
+@dataclass
+class Metadata:
+    """The rows of one or more dataset.sqlite files, keyed; a later file wins over an earlier one."""
+
+    environments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    users: dict[str, dict[str, Any]] = field(default_factory=dict)
+    environment_of: dict[str, str] = field(default_factory=dict)  # of an episode
+    keyword_data: dict[Key, dict[str, Any]] = field(default_factory=dict)  # (episode, agent, key)
+    environment_keyword_data: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    refused: list[RefusedValue] = field(default_factory=list)
+
+    def update(self, other: Metadata) -> None:
+        for name in ("environments", "users", "environment_of", "keyword_data", "environment_keyword_data"):
+            getattr(self, name).update(getattr(other, name))
+        self.refused.extend(other.refused)
+
+    def episode_columns(self, episode_id: str) -> dict[str, Any]:
+        """What the `episodes` table takes from the metadata."""
+        environment_id = self.environment_of.get(episode_id)
+        environment = self.environments.get(environment_id or "", {})
+        created = self.keyword_data.get((episode_id, ALL_AGENTS, "created_on"), {})
+        return {
+            "environment_id": environment_id,
+            "task_id": environment.get("task_id"),
+            "game": environment.get("game", UNKNOWN),
+            "task": environment.get("task", UNKNOWN),
+            "source": environment.get("source"),
+            "created_on": created.get("value_timestamp") or environment.get("created_on"),
+        }
+
+
+def read_metadata(path: Path, limits: Limits | None = None) -> Metadata:
+    """All rows of a dataset.sqlite. A value that cannot be taken is left out and listed in ``refused``.
+
+    Raises UnsupportedTrajectory where the file is no such database.
+    """
+    metadata = Metadata()
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as database:
+            _check_tables(database)
+            for environment_id, task_id in _rows(database, "environments"):
+                metadata.environments[environment_id] = {"environment_id": environment_id, "task_id": task_id}
+            for row in _rows(database, "users"):
+                metadata.users[row[0]] = dict(zip(_TABLES["users"], row, strict=True))
+            metadata.environment_of.update(_rows(database, "episodes"))
+            _read_values(database, "episodekeyworddata", metadata.keyword_data, metadata, limits)
+            _read_values(database, "environmentkeyworddata", metadata.environment_keyword_data, metadata, limits)
+    except (sqlite3.Error, UnicodeError) as error:
+        raise UnsupportedTrajectory(f"not a dataset.sqlite that can be read: {error}") from error
+    for environment_id, row in metadata.environments.items():
+        row.update(_environment_facts(environment_id, metadata))
+    return metadata
+
+
+def _check_tables(database: sqlite3.Connection) -> None:
+    have = {name.lower() for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    missing = [name for name in _TABLES if name not in have]
+    if missing:
+        raise UnsupportedTrajectory(f"not a dataset.sqlite of CrowdPlay: it has no table {', '.join(missing)}")
+
+
+def _rows(database: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
+    columns = ", ".join(f'"{name}"' for name in _TABLES[table])
+    for row in database.execute(f'SELECT {columns} FROM "{table}"'):
+        if row[0] is not None:
+            yield tuple(v if v is None or isinstance(v, str | bytes) else str(v) for v in row)
+
+
+def _read_values(
+    database: sqlite3.Connection,
+    table: str,
+    into: dict[Key, dict[str, Any]],
+    metadata: Metadata,
+    limits: Limits | None,
+) -> None:
+    owner = _TABLES[table][0]
+    for owner_id, agent_id, key, blob in _rows(database, table):
+        try:
+            if not isinstance(blob, bytes):
+                raise BrokenPickle(f"the value is {type(blob).__name__}, a pickle is expected")
+            columns = keyword_columns(load(blob) if limits is None else load(blob, limits))
+        except RawDataError as error:
+            size = len(blob) if isinstance(blob, bytes | str) else 0
+            name = f"{table}/{owner_id}/{agent_id}/{key}"
+            metadata.refused.append(RefusedValue(name, size, error.reason))
+            continue
+        into[owner_id, agent_id, key] = {owner: owner_id, "agent_id": agent_id, "key": key, **columns}
+
+
+def _environment_facts(environment_id: str, metadata: Metadata) -> dict[str, Any]:
+    def value(key: str, column: str) -> Any:
+        return metadata.environment_keyword_data.get((environment_id, ALL_AGENTS, key), {}).get(column)
+
+    created: datetime | None = value("created_on", "value_timestamp")
+    return {
+        "game": value("game", "value_text") or UNKNOWN,
+        "task": value("task", "value_text") or UNKNOWN,
+        "source": value("source", "value_text"),
+        "created_on": created.astimezone(UTC) if created else None,
+    }

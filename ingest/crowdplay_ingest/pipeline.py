@@ -1,0 +1,402 @@
+"""Raw episodes into a lake: plan, convert, commit; what is refused is recorded, the rest goes in.
+
+Work is cut into tasks of whole episodes, ordered by game. A task writes its Parquet parts, which nobody sees until
+the commit names them; each task is one commit, so a reader sees all of it or nothing, and an ingest that was
+interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from crowdplay_lake.commit import Change, Writer, writing
+from crowdplay_lake.errors import InvalidArgument, RawDataError
+from crowdplay_lake.layout import LakePaths, Part, PartWriter
+from crowdplay_lake.schema import EPISODES, FRAMES, STEPS, TABLES, Table
+
+from .convert import ConvertedEpisode, convert
+from .machine import Limits, iter_items
+from .metadata import Metadata, read_metadata
+from .sources import RawFile, open_source
+
+__all__ = ["IngestOptions", "IngestSummary", "Progress", "Rejection", "ingest"]
+
+# How often a long episode reports its progress, in steps.
+REPORT_EVERY = 250
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """How to ingest; the defaults suit a folder of CrowdPlay data."""
+
+    metadata: Path | None = None  # a dataset.sqlite; searched below the source by default
+    task_bytes: int = 64 << 20  # raw bytes of a task, and so of a commit
+    limits: Limits = field(default_factory=Limits)
+    lock_wait: float = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A raw file, or a metadata value, that was refused."""
+
+    name: str
+    bytes: int
+    sha256: str | None
+    mtime_ns: int | None
+    reason: str
+    step: int | None = None
+
+    def __str__(self) -> str:
+        where = "" if self.step is None else f" at step {self.step}"
+        return f"{self.name}{where}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What an ingest did. ``rejected`` names what the lake does not have, from earlier runs too."""
+
+    episodes: int
+    steps: int
+    bytes_in: int
+    bytes_out: int
+    unchanged: int
+    changed_files: tuple[str, ...]
+    without_metadata: int
+    without_trajectory: int
+    rejected: tuple[Rejection, ...]
+    commit: int
+
+
+class Progress:
+    """What is told of a running ingest; this one says nothing."""
+
+    def planned(self, episodes: int, total_bytes: int) -> None:
+        """``episodes`` raw files of together ``total_bytes`` are to be read."""
+
+    def advanced(self, steps: int, read_bytes: int) -> None:
+        """So many more steps are converted, so many more bytes read."""
+
+    def finished(self, raw: RawFile, rejection: Rejection | None) -> None:
+        """One raw file is done with."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    files: tuple[tuple[str, RawFile], ...]  # each with its game, ordered by game and episode
+
+
+@dataclass
+class _TaskResult:
+    parts: dict[str, list[Part]] = field(default_factory=lambda: {STEPS.name: [], FRAMES.name: []})
+    episodes: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+def ingest(
+    raw: Path, lake: Path, options: IngestOptions | None = None, progress: Progress | None = None
+) -> IngestSummary:
+    """Bring everything below ``raw`` into the lake at ``lake``, which is made if there is none.
+
+    Run again, it adds what is new and leaves the rest alone. Raises UnknownPath, InvalidArgument (nothing to ingest),
+    InvalidLake, LakeBusy; a raw file that cannot be taken is no error but a `Rejection` in the summary.
+    """
+    options = options or IngestOptions()
+    progress = progress or Progress()
+    source = open_source(raw)
+    files = source.episodes()
+    metadata_files = [options.metadata] if options.metadata else source.metadata()
+    if not files and not metadata_files:
+        raise InvalidArgument(
+            f"{raw}: no raw episodes (.pickle, .pickle.gz, .pickle.bz2) and no dataset.sqlite below it"
+        )
+    metadata, rejected = _read_all_metadata(metadata_files, raw, options.limits)
+    with writing(lake, options.lock_wait) as writer:
+        return _Ingest(writer, metadata, rejected, options, progress).run(files)
+
+
+def _read_all_metadata(paths: Iterable[Path], raw: Path, limits: Limits) -> tuple[Metadata, list[Rejection]]:
+    metadata = Metadata()
+    rejected: list[Rejection] = []
+    for path in paths:
+        name = path.relative_to(raw).as_posix() if raw.is_dir() and path.is_relative_to(raw) else path.name
+        if not path.is_file():
+            raise InvalidArgument(f"{path}: no such metadata file")
+        try:
+            read = read_metadata(path, limits)
+        except RawDataError as error:
+            rejected.append(Rejection(name, path.stat().st_size, None, path.stat().st_mtime_ns, error.reason))
+            continue
+        rejected += [Rejection(f"{name}/{value.name}", value.bytes, None, None, value.reason) for value in read.refused]
+        metadata.update(read)
+    return metadata, rejected
+
+
+class _Ingest:
+    """One run, while it holds the lake's lock."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        metadata: Metadata,
+        rejected: Sequence[Rejection],
+        options: IngestOptions,
+        progress: Progress,
+    ) -> None:
+        self.writer = writer
+        self.metadata = metadata
+        self.options = options
+        self.progress = progress
+        self.episodes = {row["episode_id"]: row for row in writer.snapshot.read(EPISODES.name).to_pylist()}
+        self.rejected = {row["name"]: row for row in writer.snapshot.read("rejected").to_pylist()}
+        self._reject(rejected)
+        self.steps = 0
+        self.bytes_out = 0
+
+    def run(self, files: Sequence[RawFile]) -> IngestSummary:
+        new, unchanged, changed = self._sort_out(files)
+        self._merge_metadata()
+        self.progress.planned(len(new), sum(file.size for file in new))
+        ingested = 0
+        for task in _plan(new, self._game_of, self.options.task_bytes):
+            result = _run_task(self.writer.paths, task, self.options.limits, self.progress)
+            ingested += len(result.episodes)
+            self._commit(result)
+        if not new:
+            self._commit(_TaskResult())
+        names = {file.name for file in files}
+        return IngestSummary(
+            episodes=ingested,
+            steps=self.steps,
+            bytes_in=sum(file.size for file in new),
+            bytes_out=self.bytes_out,
+            unchanged=unchanged,
+            changed_files=tuple(changed),
+            without_metadata=sum(
+                f.episode_id in self.episodes and self.episodes[f.episode_id]["environment_id"] is None for f in files
+            ),
+            without_trajectory=sum(row["n_steps"] is None for row in self.episodes.values()),
+            rejected=tuple(
+                Rejection(*(row[key] for key in ("name", "bytes", "sha256", "mtime_ns", "reason", "step")))
+                for name, row in sorted(self.rejected.items())
+                if name in names or row["sha256"] is None
+            ),
+            commit=self.writer.snapshot.number,
+        )
+
+    def _sort_out(self, files: Sequence[RawFile]) -> tuple[list[RawFile], int, list[str]]:
+        """(files to read, number of unchanged ones, names of those whose bytes changed since they were ingested)."""
+        new, unchanged, changed = [], 0, []
+        for file in files:
+            known = self.episodes.get(file.episode_id)
+            refused = self.rejected.get(file.name)
+            if known is not None and known["n_steps"] is not None:
+                if (known["source_bytes"], known["source_mtime_ns"]) != (file.size, file.mtime_ns):
+                    changed.append(file.name)
+                unchanged += 1
+            elif refused is not None and (refused["bytes"], refused["mtime_ns"]) == (file.size, file.mtime_ns):
+                continue
+            else:
+                new.append(file)
+        return new, unchanged, changed
+
+    def _game_of(self, file: RawFile) -> str:
+        return str(self.metadata.episode_columns(file.episode_id)["game"])
+
+    def _reject(self, rejections: Iterable[Rejection]) -> None:
+        for rejection in rejections:
+            row = {**vars(rejection), "time": datetime.now(UTC)}
+            known = self.rejected.get(rejection.name)
+            if known is None or any(known[key] != row[key] for key in row if key != "time"):
+                self.rejected[rejection.name] = row
+
+    def _merge_metadata(self) -> None:
+        """Rows of `episodes` for what the metadata knows; an episode with a trajectory keeps it."""
+        for episode_id in self.metadata.environment_of:
+            columns = self.metadata.episode_columns(episode_id)
+            row = self.episodes.setdefault(episode_id, dict.fromkeys(EPISODES.schema.names) | {"episode_id": episode_id})
+            if row["n_steps"] is not None and row["game"] != columns["game"]:
+                # Its rows lie in the partition of the game it was ingested under.
+                columns = {**columns, "game": row["game"]}
+            row.update(columns)
+
+    def _commit(self, result: _TaskResult) -> None:
+        for row in result.episodes:
+            known = self.episodes.get(row["episode_id"], dict.fromkeys(EPISODES.schema.names))
+            self.episodes[row["episode_id"]] = {**known, **self.metadata.episode_columns(row["episode_id"]), **row}
+        self._reject(result.rejected)
+        for row in result.episodes:
+            # It was refused in an earlier form, and is in now.
+            self.rejected = {n: r for n, r in self.rejected.items() if Path(n).name.split(".")[0] != row["episode_id"]}
+        changes = {name: Change(parts) for name, parts in result.parts.items()}
+        changes |= {name: self.writer.replacement(name, rows) for name, rows in self._small_tables().items()}
+        steps = sum(row["n_steps"] for row in result.episodes)
+        before = self.writer.snapshot.number
+        after = self.writer.commit("ingest", changes, {"episodes": len(result.episodes), "steps": steps})
+        self.steps += steps
+        if after.number != before:
+            self.bytes_out += sum(part.size for change in changes.values() for part in change.add)
+
+    def _small_tables(self) -> Mapping[str, pa.Table]:
+        """The whole content of every table but `steps` and `frames`."""
+        metadata = self.metadata
+        return {
+            EPISODES.name: pa.Table.from_pylist(list(self.episodes.values()), EPISODES.schema),
+            "environments": self._upserted("environments", ["environment_id"], metadata.environments.values()),
+            "users": self._upserted("users", ["user_id"], metadata.users.values()),
+            "keyword_data": self._upserted(
+                "keyword_data",
+                ["episode_id", "agent_id", "key"],
+                [
+                    {**row, "game": self.episodes[row["episode_id"]]["game"]}
+                    for row in metadata.keyword_data.values()
+                    if row["episode_id"] in self.episodes
+                ],
+            ),
+            "environment_keyword_data": self._upserted(
+                "environment_keyword_data",
+                ["environment_id", "agent_id", "key"],
+                metadata.environment_keyword_data.values(),
+            ),
+            "rejected": pa.Table.from_pylist(list(self.rejected.values()), TABLES["rejected"].schema),
+        }
+
+    def _upserted(self, name: str, key: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """The table with ``rows`` put in by ``key``; a row that is there already keeps the commit that wrote it."""
+        table: Table = TABLES[name]
+        number = self.writer.snapshot.number + 1
+        merged = {tuple(row[k] for k in key): row for row in self.writer.snapshot.read(name).to_pylist()}
+        for row in rows:
+            identity = tuple(row[k] for k in key)
+            known = merged.get(identity)
+            columns = [c for c in table.schema.names if c != "commit"]
+            if known is None or any(known[c] != row.get(c) for c in columns):
+                merged[identity] = {**row, "commit": number}
+        schema = table.schema
+        return pa.Table.from_pylist([{c: row.get(c) for c in schema.names} for row in merged.values()], schema)
+
+
+def _plan(files: Sequence[RawFile], game_of: Callable[[RawFile], str], task_bytes: int) -> Iterator[_Task]:
+    """Tasks of whole episodes, of about ``task_bytes`` of raw bytes, ordered by game and episode."""
+    batch: list[tuple[str, RawFile]] = []
+    size = 0
+    for game, file in sorted((game_of(file), file) for file in files):
+        if batch and size + file.size > task_bytes:
+            yield _Task(tuple(batch))
+            batch, size = [], 0
+        batch.append((game, file))
+        size += file.size
+    if batch:
+        yield _Task(tuple(batch))
+
+
+def _run_task(paths: LakePaths, task: _Task, limits: Limits, progress: Progress) -> _TaskResult:
+    """Convert the files of a task and write their parts, which only a commit makes visible."""
+    result = _TaskResult()
+    for game, files in itertools.groupby(task.files, key=operator.itemgetter(0)):
+        with _GameWriter(paths, game) as writer:
+            for _, file in files:
+                converted = _convert_file(file, game, limits, progress)
+                if isinstance(converted, Rejection):
+                    result.rejected.append(converted)
+                else:
+                    episode, origin = converted
+                    result.episodes.append({**origin, **episode.facts, **writer.write(episode)})
+                progress.finished(file, converted if isinstance(converted, Rejection) else None)
+            writer.close(result)
+    return result
+
+
+def _convert_file(
+    file: RawFile, game: str, limits: Limits, progress: Progress
+) -> tuple[ConvertedEpisode, dict[str, Any]] | Rejection:
+    sha256: str | None = None
+    try:
+        with file.open() as opened:
+            reported = 0
+
+            def steps() -> Iterator[object]:
+                nonlocal reported
+                index = 0
+                for index, step in enumerate(iter_items(opened.stream, limits), 1):
+                    yield step
+                    if index % REPORT_EVERY == 0:
+                        progress.advanced(REPORT_EVERY, opened.consumed - reported)
+                        reported = opened.consumed
+                progress.advanced(index % REPORT_EVERY, 0)
+
+            try:
+                episode = convert(file.episode_id, game, steps())
+            finally:
+                sha256 = opened.sha256()
+                progress.advanced(0, opened.consumed - reported)
+    except RawDataError as error:
+        return Rejection(file.name, file.size, sha256, file.mtime_ns, error.reason, error.step)
+    except OSError as error:
+        return Rejection(file.name, file.size, sha256, file.mtime_ns, f"cannot be read: {error.strerror or error}")
+    origin = {
+        "source_name": file.name,
+        "source_bytes": file.size,
+        "source_sha256": sha256,
+        "source_mtime_ns": file.mtime_ns,
+    }
+    return episode, origin
+
+
+class _GameWriter:
+    """The parts that a task writes for a game: one of `steps` and one of `frames`, begun with the first episode that is whole."""
+
+    def __init__(self, paths: LakePaths, game: str) -> None:
+        self._paths = paths
+        self._game = game
+        self._steps: PartWriter | None = None
+        self._frames: PartWriter | None = None
+        # Rows of short episodes wait here until they fill a row group: a footer entry has 131 columns.
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+
+    def write(self, episode: ConvertedEpisode) -> dict[str, Any]:
+        """Append an episode; returns where its rows are."""
+        if self._steps is None or self._frames is None:
+            self._steps = PartWriter(self._paths, STEPS, self._game)
+            self._frames = PartWriter(self._paths, FRAMES, self._game)
+        place = {
+            "steps_part": self._steps.relative,
+            "steps_first_row": self._steps.rows + self._waiting_rows,
+            "frames_part": self._frames.relative,
+            "frames_first_row": self._frames.rows,
+        }
+        for frames in episode.frames:
+            self._frames.write(frames)
+        self._waiting.append(episode.steps)
+        self._waiting_rows += len(episode.steps)
+        if self._waiting_rows >= STEPS.row_group_rows:
+            self._flush()
+        return place
+
+    def _flush(self) -> None:
+        if self._steps is not None and self._waiting:
+            self._steps.write(pa.concat_tables(self._waiting))
+        self._waiting, self._waiting_rows = [], 0
+
+    def close(self, result: _TaskResult) -> None:
+        self._flush()
+        if self._steps is not None and self._frames is not None:
+            result.parts[STEPS.name].append(self._steps.close())
+            result.parts[FRAMES.name].append(self._frames.close())
+        self._steps = self._frames = None
+
+    def __enter__(self) -> _GameWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # After `close` there is nothing left to discard.
+        for writer in (self._steps, self._frames):
+            if writer is not None:
+                writer.discard()
