@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -110,9 +110,7 @@ def _decoded(path: str) -> str:
 
 def _delta_schema(table: Table) -> Schema:
     """The table's schema with its docs as column comments: written once, in the log, not in every part."""
-    return Schema.from_arrow(
-        pa.schema([pa.field(c.name, c.type, metadata={"comment": c.doc}) for c in table.columns])
-    )
+    return Schema.from_arrow(pa.schema([pa.field(c.name, c.type, metadata={"comment": c.doc}) for c in table.columns]))
 
 
 def _is_table(path: Path) -> bool:
@@ -135,7 +133,7 @@ def open_snapshot(root: Path | str, commit: int | None = None) -> Snapshot:
     row = max(rows, key=lambda row: row["number"])
     if row["format_version"] > FORMAT_VERSION:
         raise InvalidLake(
-            f"{root}: format {row['format_version']}, this software reads up to {FORMAT_VERSION}: upgrade crowdplay-lake"
+            f"{root}: has format {row['format_version']}, this software reads up to {FORMAT_VERSION}; upgrade it"
         )
     return Snapshot(paths, row["number"], row["time"], row["operation"], dict(row["versions"]), dict(row["counts"]))
 
@@ -215,7 +213,7 @@ class Writer:
             for part in change.remove
         ]
         table.create_write_transaction(
-            [*removed, *_add_actions(change.add)],
+            [*removed, *map(_add_action, change.add)],
             "append",
             _delta_schema(TABLES[name]),
             partition_by=_partition_by(TABLES[name]),
@@ -226,7 +224,7 @@ class Writer:
     def _append_row(self, number: int, operation: str, versions: Mapping[str, int], counts: Mapping[str, int]) -> None:
         part = _write_commit_row(self.paths, number, operation, versions, counts)
         DeltaTable(str(self.paths.commits)).create_write_transaction(
-            _add_actions([part]),
+            [_add_action(part)],
             "append",
             _delta_schema(COMMITS),
             commit_properties=CommitProperties(app_transactions=[Transaction(APPLICATION, number)]),
@@ -245,9 +243,9 @@ def _partition_by(table: Table) -> list[str]:
     return [] if table.partition is None else [table.partition]
 
 
-def _add_actions(parts: Sequence[Part]) -> list[AddAction]:
+def _add_action(part: Part) -> AddAction:
     now = int(time.time() * 1000)
-    return [AddAction(p.path, p.size, p.partition_values, now, True, p.statistics) for p in parts]
+    return AddAction(part.path, part.size, part.partition_values, now, True, part.statistics)
 
 
 def _write_commit_row(
@@ -284,9 +282,7 @@ def _create(paths: LakePaths) -> None:
                 description=f"crowdplay-lake: one row per {table.row}",
             )
     part = _write_commit_row(paths, 0, "create", dict.fromkeys(TABLES, 0), {})
-    create_table_with_add_actions(
-        str(paths.commits), _delta_schema(COMMITS), _add_actions([part]), name=COMMITS.name
-    )
+    create_table_with_add_actions(str(paths.commits), _delta_schema(COMMITS), [_add_action(part)], name=COMMITS.name)
 
 
 def _recover(snapshot: Snapshot) -> None:
@@ -326,7 +322,9 @@ def writing(root: Path | str, wait: float = 10.0) -> Iterator[Writer]:
     try:
         lock.acquire(timeout=wait)
     except filelock.Timeout as error:
-        raise LakeBusy(f"{root}: {_holder(holder)} is writing to it; wait for it to end, then run this again") from error
+        raise LakeBusy(
+            f"{root}: {_holder(holder)} is writing to it; wait for it to end, then run this again"
+        ) from error
     try:
         holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
         if not _is_table(paths.commits):

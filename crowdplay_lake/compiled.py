@@ -12,11 +12,9 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 __all__ = ["compiled"]
-
-_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def _cache_root() -> Path:
@@ -43,11 +41,12 @@ def _private_directory() -> Path | None:
     return directory if os.access(directory, os.W_OK) else None
 
 
-def compiled(function: _Function) -> _Function:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` with numba on its first call: no GIL, no fast-math (float sums keep their order)."""
     import numba
 
     directory = _private_directory()
     if directory is not None:
         numba.config.CACHE_DIR = str(directory)
-    return numba.njit(nogil=True, cache=directory is not None)(function)  # type: ignore[no-any-return]
+    kernel: Callable[..., Any] = numba.njit(nogil=True, cache=directory is not None)(function)
+    return kernel

@@ -256,7 +256,7 @@ class Episode:
             stop = min(start + RAW_BLOCK, len(self))
             if shared:
                 drawn = self.frames(self.agents[0], start, stop)
-                yield from ({agent: frame for agent in self.agents} for frame in drawn)
+                yield from (dict.fromkeys(self.agents, frame) for frame in drawn)
             else:
                 by_agent = [self.frames(agent, start, stop) for agent in self.agents]
                 yield from (dict(zip(self.agents, shown, strict=True)) for shown in zip(*by_agent, strict=True))
@@ -280,9 +280,20 @@ class Episode:
         parameters = ObservationParameters(
             framestack_axis_first, max_n, skip_n, stack_n, warp, scale, warp_width, warp_height
         )
-        self._agent_index(agent)
         steps = emitted_steps(len(self), downsample_frequency, downsample_offset, final_step)
-        return Observations(self._frame_log(agent), steps, parameters)
+        return self.observations_at(steps, agent, parameters)
+
+    def observations_at(
+        self,
+        steps: npt.ArrayLike,
+        agent: str = DEFAULT_AGENT,
+        parameters: ObservationParameters | None = None,
+    ) -> Observations:
+        """The observations of chosen ``steps`` (int, any order), lazily. Raises InvalidArgument beyond the episode."""
+        chosen = np.asarray(steps, dtype=np.int64)
+        if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(self)):
+            raise InvalidArgument(f"episode {self.episode_id} has steps 0 to {len(self) - 1}")
+        return Observations(self._frame_log(agent), chosen, parameters or ObservationParameters())
 
     def get_processed_trajectory(
         self,

@@ -147,9 +147,7 @@ def _process(  # type: ignore[no-untyped-def]
         if needed[row]:
             if emitted > 0:
                 out[emitted] = out[emitted - 1]
-            _average_rows(
-                grey, averaged, dirty, column_first, column_weights, column_outputs, out_dirty, row_outputs
-            )
+            _average_rows(grey, averaged, dirty, column_first, column_weights, column_outputs, out_dirty, row_outputs)
             _average_columns(averaged, out_dirty, row_first, row_weights, sums, out[emitted])
             emitted += 1
 

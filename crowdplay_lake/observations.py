@@ -163,7 +163,7 @@ class Observations:
         for start in range(0, len(self), ITERATION_BLOCK):
             yield from self[start : start + ITERATION_BLOCK]
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
             raise ValueError("observations are computed: there is no array to share, use copy=None")
         array = self._compute(self._steps)
@@ -173,7 +173,7 @@ class Observations:
         if len(steps) == 0:
             return np.empty((0, *self.shape[1:]), self.dtype)
         ascending, order = np.unique(steps, return_inverse=True)
-        stacked = self._stack(ascending)
+        stacked: npt.NDArray[Any] = self._stack(ascending)
         if len(ascending) != len(steps) or (np.diff(steps) < 0).any():
             stacked = stacked[order]
         if self._parameters.scale:

@@ -43,7 +43,7 @@ class Screen:
     @property
     def pixels(self) -> int:
         """Pixels of one frame."""
-        return int(np.prod(self.shape)) // self.palette.shape[1]
+        return int(np.prod(self.shape) // self.palette.shape[1])
 
     def draw(self, indices: Bytes) -> Bytes:
         """Palette indices (n, pixels) to frames (n, *shape)."""

@@ -82,10 +82,11 @@ class QueryResult:
     def df(self) -> pd.DataFrame:
         """As a pandas frame. Raises MissingExtra without pandas."""
         try:
-            import pandas  # noqa: F401, ICN001
+            import pandas  # noqa: F401
         except ImportError as error:
             raise MissingExtra("pandas", "notebooks") from error
-        return self._table.to_pandas()  # type: ignore[no-any-return]
+        frame: pd.DataFrame = self._table.to_pandas()
+        return frame
 
     def numpy(self) -> dict[str, Any]:
         """A numpy array a column."""
@@ -98,13 +99,28 @@ class QueryResult:
         return self.pl()._repr_html_()
 
 
+def _in_detail(
+    error: duckdb.Error, cursor: duckdb.DuckDBPyConnection, query: str, parameters: Parameters
+) -> duckdb.Error:
+    """The same error with its details. Names that do not resolve are told as text by `sql`, as JSON by `execute`."""
+    if isinstance(error, duckdb.BinderException | duckdb.CatalogException | duckdb.PermissionException):
+        try:
+            cursor.execute(query, parameters)
+        except duckdb.Error as detailed:
+            return detailed
+    return error
+
+
 class Database:
     """An in-memory DuckDB behind walls: it can read ``root`` and what is registered, and write nothing."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         # Set here, these hold for every cursor.
-        config = {"autoinstall_known_extensions": "false", "errors_as_json": "true"}
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "autoinstall_known_extensions": "false",
+            "errors_as_json": "true",
+        }
         self._connection = duckdb.connect(":memory:", config=config)
         run = self._connection.execute
         run("SET TimeZone = 'UTC'")
@@ -145,9 +161,9 @@ class Database:
             statement = self._reading_statement(query)
             for name, frame in (tables or {}).items():
                 cursor.register(name, frame)
-            return QueryResult(cursor.execute(statement, parameters).to_arrow_table())
+            return QueryResult(cursor.sql(statement, params=parameters).to_arrow_table())
         except duckdb.Error as error:
-            raise self._translated(error, query) from error
+            raise self._translated(_in_detail(error, cursor, query, parameters), query) from error
         finally:
             for name in tables or {}:
                 cursor.unregister(name)

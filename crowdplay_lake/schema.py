@@ -69,7 +69,7 @@ class Table:
 
     @property
     def stored_schema(self) -> pa.Schema:
-        """The columns inside a Parquet part: a partition's value is in its folder's name and the log, not in the part."""
+        """The columns inside a Parquet part: a partition's value is in its folder's name and in the log."""
         return pa.schema([field for field in self.schema if field.name != self.partition])
 
 
@@ -83,11 +83,15 @@ _KEYWORD_VALUE = (
 )
 
 _EPISODE_ID = Column("episode_id", _TEXT, "id of the episode (hex uuid in CrowdPlay)")
-_AGENT_ID = Column("agent_id", _TEXT, "'game_0>player_0', 'game_0>player_1', 'agent_0'; 'all' for what is of no one agent")
+_AGENT_ID = Column(
+    "agent_id", _TEXT, "'game_0>player_0', 'game_0>player_1', 'agent_0'; 'all' for what is of no one agent"
+)
 _ENVIRONMENT_ID = Column("environment_id", _TEXT, "id of the environment: one sitting, one or more episodes in a row")
 _TASK_ID = Column("task_id", _TEXT, "CrowdPlay's task id, such as 'space_invaders_insideout'")
 _GAME = Column("game", _TEXT, "the game, such as 'space_invaders'; 'unknown' without metadata")
-_TASK = Column("task", _TEXT, "what people were asked to do, such as 'insideout' or 'plain'; 'unknown' without metadata")
+_TASK = Column(
+    "task", _TEXT, "what people were asked to do, such as 'insideout' or 'plain'; 'unknown' without metadata"
+)
 _SOURCE = Column("source", _TEXT, "where people were recruited: 'mturk', 'email', 'socialmedia'")
 _CREATED_ON = Column("created_on", _TIME, "when it began, UTC")
 
@@ -130,19 +134,31 @@ EPISODES = Table(
             pa.list_(pa.bool_()),
             "per agent, whether that done was the frame limit (everybody done, lives left) and not the game's end",
         ),
-        Column("screen_agents", pa.list_(_TEXT), "the agents with frames of their own: 'all' alone where they share one screen"),
+        Column(
+            "screen_agents",
+            pa.list_(_TEXT),
+            "the agents with frames of their own: 'all' alone where they share one screen",
+        ),
         Column("frame_shape", pa.list_(_INT), "shape of a raw frame: 210, 160, 3"),
-        Column("palettes", pa.list_(pa.binary()), "per screen agent, its colours in the order of their indices, 3 bytes each"),
+        Column(
+            "palettes",
+            pa.list_(pa.binary()),
+            "per screen agent, its colours in the order of their indices, 3 bytes each",
+        ),
         Column("action_meanings", pa.list_(_TEXT), "what each action index does; null where the game is unknown"),
         Column("reward_type", _TEXT, "Python type of the rewards: int or float"),
-        Column("variant", _TEXT, "how frames are nested: full (agent, image), gym (agent only), rollout (processed frames)"),
+        Column(
+            "variant", _TEXT, "how frames are nested: full (agent, image), gym (agent only), rollout (processed frames)"
+        ),
         Column("source_name", _TEXT, "name of the raw file"),
         Column("source_bytes", _LONG, "its size"),
         Column("source_sha256", _TEXT, "its checksum"),
         Column("source_mtime_ns", _LONG, "its time of change when it was read"),
         Column("content_hash", _TEXT, "SHA-256 over the episode's rows, the same however it was written"),
         Column("steps_part", _TEXT, "the part of `steps` that holds the episode"),
-        Column("steps_first_row", _LONG, "row in that part where it begins; its agents follow each other, in sorted order"),
+        Column(
+            "steps_first_row", _LONG, "row in that part where it begins; its agents follow each other, in sorted order"
+        ),
         Column("frames_part", _TEXT, "the part of `frames` that holds the episode"),
         Column("frames_first_row", _LONG, "row in that part where it begins; its screen agents follow each other"),
     ),

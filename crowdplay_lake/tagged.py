@@ -141,7 +141,7 @@ _UNTAG: Mapping[str, Callable[[Any], Any]] = {
     "$tuple": lambda items: tuple(_decode(items)),
     "$set": lambda items: set(_decode(items)),
     "$frozenset": lambda items: frozenset(_decode(items)),
-    "$dict": lambda pairs: dict((_decode(key), _decode(item)) for key, item in pairs),
+    "$dict": lambda pairs: {_decode(key): _decode(item) for key, item in pairs},
     "$ordered": lambda pairs: OrderedDict((_decode(key), _decode(item)) for key, item in pairs),
     "$timedelta": lambda parts: timedelta(*parts),
     "$datetime": datetime.fromisoformat,

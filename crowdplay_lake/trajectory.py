@@ -117,9 +117,7 @@ def _observations(
     }
 
 
-def _info(
-    steps: Mapping[str, AgentSteps], extras: Mapping[str, Mapping[str, Any]], index: int
-) -> dict[str, Any]:
+def _info(steps: Mapping[str, AgentSteps], extras: Mapping[str, Mapping[str, Any]], index: int) -> dict[str, Any]:
     info: dict[str, Any] = {}
     for agent, rows in steps.items():
         own: Any = extras[agent].get("info")

@@ -45,7 +45,7 @@ def _parquet(table: Table, files: Iterable[str]) -> str:
     ]
     listed = ", ".join(literal(file) for file in files)
     # The partition's type is said: engines infer odd values differently ("007" becomes an integer).
-    hive = ", hive_partitioning = true, hive_types = {'%s': VARCHAR}" % table.partition if table.partition else ""
+    hive = f", hive_partitioning = true, hive_types = {{'{table.partition}': VARCHAR}}" if table.partition else ""
     return f"SELECT {', '.join(columns)} FROM read_parquet([{listed}]{hive})"
 
 
@@ -78,7 +78,7 @@ def _expression(types: Mapping[str, int], largest: float | None) -> str:
         if bare != "none":
             plain[bare] = plain.get(bare, 0) + count
     numbers = sum(count for name, count in plain.items() if name in _NUMBERS)
-    if not plain or numbers * 2 >= sum(plain.values()) and numbers:
+    if not plain or (numbers * 2 >= sum(plain.values()) and numbers):
         present = set(plain) & _NUMBERS
         if present == {"bool"}:
             return "CAST(value_double AS BOOLEAN)"
@@ -118,9 +118,7 @@ def _pivot(table: str, owner: str, agents: str, by_agent: bool, columns: list[_K
     """Keys as columns: one row per owner, or per owner and agent."""
     keys = [owner, "agent_id"] if by_agent else [owner]
     picked = [f"any_value({c.expression}) FILTER (key = {literal(c.key)}) AS {identifier(c.name)}" for c in columns]
-    return (
-        f"SELECT {', '.join([*keys, *picked])} FROM {table} WHERE agent_id {agents} GROUP BY {', '.join(keys)}"
-    )
+    return f"SELECT {', '.join([*keys, *picked])} FROM {table} WHERE agent_id {agents} GROUP BY {', '.join(keys)}"
 
 
 _BASE = """

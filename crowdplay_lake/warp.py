@@ -23,7 +23,7 @@ LEAST_COVERAGE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class AreaWeights:
-    """One axis of the operator: output ``d`` is the sum of ``weights[d, j] * source[first[d] + j]`` over j, in order."""
+    """One axis of the operator: output ``d`` sums ``weights[d, j] * source[first[d] + j]`` over j, in order."""
 
     first: npt.NDArray[np.int64]  # (outputs,)
     weights: npt.NDArray[np.float32]  # (outputs, taps), zero beyond an output's last source
@@ -53,7 +53,7 @@ class Warp:
             return _whole_factors(grey, *self.factors)
         averaged = _weighted_sum(grey.astype(np.float32), self.columns, axis=2)
         summed = _weighted_sum(averaged, self.rows, axis=1)
-        return np.rint(summed).clip(0, 255).astype(np.uint8)
+        return _to_bytes(summed)
 
 
 def _weighted_sum(values: npt.NDArray[np.float32], axis_weights: AreaWeights, axis: int) -> npt.NDArray[np.float32]:
@@ -75,9 +75,16 @@ def _whole_factors(grey: npt.NDArray[np.uint8], vertical: int, horizontal: int) 
     blocks = grey.reshape(n, height // vertical, vertical, width // horizontal, horizontal)
     sums = blocks.sum(axis=(2, 4), dtype=np.int64)
     if (vertical, horizontal) == (2, 2):
-        return ((sums + 2) >> 2).astype(np.uint8)
+        means: npt.NDArray[np.uint8] = ((sums + 2) >> 2).astype(np.uint8)
+        return means
     scale = np.float32(1.0 / (vertical * horizontal))
-    return np.rint(sums.astype(np.float32) * scale).clip(0, 255).astype(np.uint8)
+    return _to_bytes(sums.astype(np.float32) * scale)
+
+
+def _to_bytes(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Rounded half to even, as OpenCV rounds."""
+    rounded: npt.NDArray[np.uint8] = np.rint(values).clip(0, 255).astype(np.uint8)
+    return rounded
 
 
 def _area_weights(sources: int, outputs: int) -> AreaWeights:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
 from crowdplay_lake.content import content_hash
 from crowdplay_lake.errors import RawDataError, UnsupportedTrajectory
 from crowdplay_lake.games import ACTION_MEANINGS, game_has_ended
@@ -46,7 +47,9 @@ class ConvertedEpisode:
         return int(self.facts["n_steps"])
 
 
-def convert(episode_id: str, game: str, steps: Iterable[object], keyframe_interval: int | None = None) -> ConvertedEpisode:
+def convert(
+    episode_id: str, game: str, steps: Iterable[object], keyframe_interval: int | None = None
+) -> ConvertedEpisode:
     """Rows of a trajectory whose steps come one by one; frames are dropped as soon as they are encoded.
 
     Raises UnsupportedTrajectory, with the step, where something cannot be kept whole.
@@ -248,9 +251,7 @@ class _Converter:
 
     # Info and statistics
 
-    def _add_info(
-        self, step: Mapping[str, Any], extra: Mapping[str, dict[str, Any]], of_step: dict[str, Any]
-    ) -> None:
+    def _add_info(self, step: Mapping[str, Any], extra: Mapping[str, dict[str, Any]], of_step: dict[str, Any]) -> None:
         info = step.get("info", _MISSING)
         by_agent = info if isinstance(info, Mapping) else {}
         for agent in self.agents:

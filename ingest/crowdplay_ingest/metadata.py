@@ -81,8 +81,8 @@ def read_metadata(path: Path, limits: Limits | None = None) -> Metadata:
             _check_tables(database)
             for environment_id, task_id in _rows(database, "environments"):
                 metadata.environments[environment_id] = {"environment_id": environment_id, "task_id": task_id}
-            for row in _rows(database, "users"):
-                metadata.users[row[0]] = dict(zip(_TABLES["users"], row, strict=True))
+            for user in _rows(database, "users"):
+                metadata.users[user[0]] = dict(zip(_TABLES["users"], user, strict=True))
             metadata.environment_of.update(_rows(database, "episodes"))
             _read_values(database, "episodekeyworddata", metadata.keyword_data, metadata, limits)
             _read_values(database, "environmentkeyworddata", metadata.environment_keyword_data, metadata, limits)

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
 from crowdplay_lake.commit import Change, Writer, writing
 from crowdplay_lake.errors import InvalidArgument, RawDataError
-from crowdplay_lake.layout import LakePaths, Part, PartWriter
+from crowdplay_lake.layout import LakePaths, Part
 from crowdplay_lake.schema import EPISODES, FRAMES, STEPS, TABLES, Table
 
 from .convert import ConvertedEpisode, convert
 from .machine import Limits, iter_items
 from .metadata import Metadata, read_metadata
+from .parts import GameWriter, moved
 from .sources import RawFile, open_source
 
 __all__ = ["IngestOptions", "IngestSummary", "Progress", "Rejection", "ingest"]
@@ -156,6 +158,8 @@ class _Ingest:
         self.episodes = {row["episode_id"]: row for row in writer.snapshot.read(EPISODES.name).to_pylist()}
         self.rejected = {row["name"]: row for row in writer.snapshot.read("rejected").to_pylist()}
         self._reject(rejected)
+        # Episodes whose game the metadata tells otherwise than when they were ingested, and the game.
+        self.moving: dict[str, str] = {}
         self.steps = 0
         self.bytes_out = 0
 
@@ -207,7 +211,14 @@ class _Ingest:
         return new, unchanged, changed
 
     def _game_of(self, file: RawFile) -> str:
-        return str(self.metadata.episode_columns(file.episode_id)["game"])
+        return str(self._described(file.episode_id)["game"])
+
+    def _described(self, episode_id: str) -> dict[str, Any]:
+        """The row as the metadata tells it: of this run, or else of an earlier one."""
+        known = self.episodes.get(episode_id, dict.fromkeys(EPISODES.schema.names))
+        if episode_id in self.metadata.environment_of or known["game"] is None:
+            return {**known, **self.metadata.episode_columns(episode_id), "episode_id": episode_id}
+        return dict(known)
 
     def _reject(self, rejections: Iterable[Rejection]) -> None:
         for rejection in rejections:
@@ -219,22 +230,24 @@ class _Ingest:
     def _merge_metadata(self) -> None:
         """Rows of `episodes` for what the metadata knows; an episode with a trajectory keeps it."""
         for episode_id in self.metadata.environment_of:
-            columns = self.metadata.episode_columns(episode_id)
-            row = self.episodes.setdefault(episode_id, dict.fromkeys(EPISODES.schema.names) | {"episode_id": episode_id})
-            if row["n_steps"] is not None and row["game"] != columns["game"]:
-                # Its rows lie in the partition of the game it was ingested under.
-                columns = {**columns, "game": row["game"]}
-            row.update(columns)
+            row = self._described(episode_id)
+            known = self.episodes.get(episode_id)
+            if known is not None and known["n_steps"] is not None and known["game"] != row["game"]:
+                self.moving[episode_id] = row["game"]
+            self.episodes[episode_id] = row
 
     def _commit(self, result: _TaskResult) -> None:
         for row in result.episodes:
-            known = self.episodes.get(row["episode_id"], dict.fromkeys(EPISODES.schema.names))
-            self.episodes[row["episode_id"]] = {**known, **self.metadata.episode_columns(row["episode_id"]), **row}
+            self.episodes[row["episode_id"]] = {**self._described(row["episode_id"]), **row}
         self._reject(result.rejected)
         for row in result.episodes:
             # It was refused in an earlier form, and is in now.
             self.rejected = {n: r for n, r in self.rejected.items() if Path(n).name.split(".")[0] != row["episode_id"]}
         changes = {name: Change(parts) for name, parts in result.parts.items()}
+        for name, change in moved(self.writer, self.episodes, self.moving).items():
+            changes[name].add += change.add
+            changes[name].remove += change.remove
+        self.moving = {}
         changes |= {name: self.writer.replacement(name, rows) for name, rows in self._small_tables().items()}
         steps = sum(row["n_steps"] for row in result.episodes)
         before = self.writer.snapshot.number
@@ -300,7 +313,7 @@ def _run_task(paths: LakePaths, task: _Task, limits: Limits, progress: Progress)
     """Convert the files of a task and write their parts, which only a commit makes visible."""
     result = _TaskResult()
     for game, files in itertools.groupby(task.files, key=operator.itemgetter(0)):
-        with _GameWriter(paths, game) as writer:
+        with GameWriter(paths, game) as writer:
             for _, file in files:
                 converted = _convert_file(file, game, limits, progress)
                 if isinstance(converted, Rejection):
@@ -309,7 +322,7 @@ def _run_task(paths: LakePaths, task: _Task, limits: Limits, progress: Progress)
                     episode, origin = converted
                     result.episodes.append({**origin, **episode.facts, **writer.write(episode)})
                 progress.finished(file, converted if isinstance(converted, Rejection) else None)
-            writer.close(result)
+            writer.close(result.parts)
     return result
 
 
@@ -347,56 +360,3 @@ def _convert_file(
         "source_mtime_ns": file.mtime_ns,
     }
     return episode, origin
-
-
-class _GameWriter:
-    """The parts that a task writes for a game: one of `steps` and one of `frames`, begun with the first episode that is whole."""
-
-    def __init__(self, paths: LakePaths, game: str) -> None:
-        self._paths = paths
-        self._game = game
-        self._steps: PartWriter | None = None
-        self._frames: PartWriter | None = None
-        # Rows of short episodes wait here until they fill a row group: a footer entry has 131 columns.
-        self._waiting: list[pa.Table] = []
-        self._waiting_rows = 0
-
-    def write(self, episode: ConvertedEpisode) -> dict[str, Any]:
-        """Append an episode; returns where its rows are."""
-        if self._steps is None or self._frames is None:
-            self._steps = PartWriter(self._paths, STEPS, self._game)
-            self._frames = PartWriter(self._paths, FRAMES, self._game)
-        place = {
-            "steps_part": self._steps.relative,
-            "steps_first_row": self._steps.rows + self._waiting_rows,
-            "frames_part": self._frames.relative,
-            "frames_first_row": self._frames.rows,
-        }
-        for frames in episode.frames:
-            self._frames.write(frames)
-        self._waiting.append(episode.steps)
-        self._waiting_rows += len(episode.steps)
-        if self._waiting_rows >= STEPS.row_group_rows:
-            self._flush()
-        return place
-
-    def _flush(self) -> None:
-        if self._steps is not None and self._waiting:
-            self._steps.write(pa.concat_tables(self._waiting))
-        self._waiting, self._waiting_rows = [], 0
-
-    def close(self, result: _TaskResult) -> None:
-        self._flush()
-        if self._steps is not None and self._frames is not None:
-            result.parts[STEPS.name].append(self._steps.close())
-            result.parts[FRAMES.name].append(self._frames.close())
-        self._steps = self._frames = None
-
-    def __enter__(self) -> _GameWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        # After `close` there is nothing left to discard.
-        for writer in (self._steps, self._frames):
-            if writer is not None:
-                writer.discard()

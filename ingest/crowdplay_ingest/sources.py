@@ -171,4 +171,3 @@ def open_source(raw: Path) -> Source:
     parent = next(p for p in (raw.absolute(), *raw.absolute().parents) if p.is_dir())
     beside = [str(parent / entry.name) for entry in parent.iterdir()]
     raise UnknownPath(str(raw.absolute()), beside)
-

@@ -1,0 +1,66 @@
+"""The command's frame: its sub-commands, its exit status, and how errors are told."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ..errors import CrowdPlayLakeError
+from .output import stderr
+
+__all__ = ["app", "main"]
+
+# Exit status: 0 all well, 1 an error, 3 ingested but with something rejected.
+FAILED = 1
+
+app = typer.Typer(
+    name="crowdplay-lake",
+    help="A columnar lake over CrowdPlay's recordings of people playing Atari.",
+    epilog="Example: crowdplay-lake ingest crowdplay_atari-v0/ lake/ && crowdplay-lake info lake/",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_verbose = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("crowdplay-lake"))
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A columnar lake over CrowdPlay's recordings of people playing Atari."""
+    global _verbose
+    del version
+    _verbose = verbose
+
+
+def main() -> None:
+    """Run the command: errors in one line on stderr and exit status 1; the traceback only with --verbose."""
+    from . import commands
+
+    del commands
+    try:
+        app()
+    except (CrowdPlayLakeError, OSError) as error:
+        if _verbose:
+            raise
+        stderr.print(f"crowdplay-lake: error: {error}", style="red", markup=False)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        stderr.print("crowdplay-lake: interrupted; what was committed is kept, run it again to go on")
+        sys.exit(130)

@@ -1,0 +1,251 @@
+"""The commands. Each is a thin wrapper over a function of the library, and says so in its first line."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InvalidArgument
+from .app import app
+from .output import Output, human_bytes, human_duration, print_json, print_table, stderr, stdout
+
+if TYPE_CHECKING:
+    from crowdplay_ingest.pipeline import IngestSummary
+
+    from ..lake import Lake
+    from ..query import QueryResult
+
+__all__: list[str] = []
+
+REJECTED = 3
+STEPS_PER_HOUR = 60 * 60 * 60
+
+LakeArgument = Annotated[Path, typer.Argument(metavar="LAKE", help="The lake's folder.", show_default=False)]
+OutputOption = Annotated[Output, typer.Option("--output", help="What to print.")]
+
+
+class QueryOutput(StrEnum):
+    """What `sql` prints."""
+
+    TEXT = "text"
+    JSON = "json"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+class Trainer(StrEnum):
+    """What `export` writes for."""
+
+    D3RLPY = "d3rlpy"
+
+
+class Compression(StrEnum):
+    """How the recorder packs an episode."""
+
+    BZ2 = "bz2"
+    GZ = "gz"
+    NONE = "none"
+
+
+@app.command(epilog="Example: crowdplay-lake record raw/ --seconds 20 --games space_invaders,breakout")
+def record(
+    raw: Annotated[Path, typer.Argument(metavar="RAW", help="Folder for the recording; made if missing.")],
+    seconds: Annotated[float, typer.Option(help="About how long an episode lasts, in game time.", min=1)] = 20.0,
+    games: Annotated[str | None, typer.Option(help="Comma-separated games; all eight by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed adds other episodes to the folder.")] = 0,
+    protocol: Annotated[int, typer.Option(help="Pickle protocol: 3, 4 or 5.", min=3, max=5)] = 3,
+    compression: Annotated[Compression, typer.Option(help="How episodes are packed.")] = Compression.BZ2,
+    frame_limit: Annotated[int, typer.Option(help="Frames after which a game is cut off.", min=1)] = 100_000,
+    metadata: Annotated[bool, typer.Option("--metadata/--no-metadata", help="Write dataset.sqlite.")] = True,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Play real Atari games and write raw episodes as CrowdPlay does. Needs the extra `record`."""
+    from crowdplay_ingest.recorder import RecordingOptions, sample_plan
+    from crowdplay_ingest.recorder import record as record_episodes
+
+    chosen = None if games is None else [game.strip() for game in games.split(",") if game.strip()]
+    options = RecordingOptions(seed, protocol, compression.value, frame_limit, metadata)
+    plan = sample_plan(seconds, chosen, seed)
+    total = sum(len(environment.episodes) for environment in plan)
+    with stderr.status(f"recording {total} episodes") as status:
+        done = 0
+
+        def tell(episode_id: str, steps: int) -> None:
+            nonlocal done
+            done += 1
+            status.update(f"recorded {done} of {total} episodes, the last {episode_id} with {steps:,} steps")
+
+        summary = record_episodes(raw, plan, options, tell)
+    for reason in summary.skipped:
+        stderr.print(f"skipped: {reason}", style="yellow", markup=False)
+    if output is Output.JSON:
+        print_json({**vars(summary), "raw": raw})
+    else:
+        stdout.print(
+            f"recorded {summary.episodes} episodes, {summary.steps:,} steps, into {raw} in {summary.seconds:.1f} s",
+            markup=False,
+        )
+
+
+@app.command(epilog="Example: crowdplay-lake ingest crowdplay_atari-v0/ lake/")
+def ingest(
+    raw: Annotated[Path, typer.Argument(metavar="RAW", help="A folder of raw episodes, or one episode's file.")],
+    lake: Annotated[Path, typer.Argument(metavar="LAKE", help="The lake's folder; made if missing.")],
+    metadata: Annotated[
+        Path | None, typer.Option(help="A dataset.sqlite elsewhere; by default those below RAW are read.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Bring raw episodes into a lake. Run it again to add what is new.
+
+    Exit status 3 where something was rejected: the rest is in.
+    """
+    from crowdplay_ingest.pipeline import IngestOptions
+    from crowdplay_ingest.pipeline import ingest as ingest_raw
+
+    from .progress import IngestBar
+
+    with IngestBar() as bar:
+        summary = ingest_raw(raw, lake, IngestOptions(metadata=metadata), bar)
+    if output is Output.JSON:
+        rejected = [vars(rejection) for rejection in summary.rejected]
+        print_json({**vars(summary), "rejected": rejected, "lake": lake})
+    else:
+        _print_summary(summary, lake)
+    if summary.rejected:
+        raise typer.Exit(REJECTED)
+
+
+def _print_summary(summary: IngestSummary, lake: Path) -> None:
+    share = f" ({summary.bytes_out / summary.bytes_in:.0%})" if summary.bytes_in else ""
+    lines = [
+        f"ingested {summary.episodes:,} episodes, {summary.steps:,} steps into {lake}, commit {summary.commit}",
+        f"bytes: {human_bytes(summary.bytes_in)} in, {human_bytes(summary.bytes_out)} out{share}",
+    ]
+    if summary.unchanged:
+        lines.append(f"already there: {summary.unchanged:,} episodes")
+    if summary.without_metadata:
+        lines.append(f"without metadata: {summary.without_metadata:,} episodes, filed under game 'unknown'")
+    if summary.without_trajectory:
+        lines.append(f"metadata only: {summary.without_trajectory:,} episodes of which no trajectory was found yet")
+    lines += [f"changed since it was ingested, the lake keeps the old one: {name}" for name in summary.changed_files]
+    lines.append(f"rejected: {len(summary.rejected):,}")
+    lines += [f"  {rejection}" for rejection in summary.rejected]
+    stdout.print("\n".join(lines), markup=False)
+
+
+@app.command(epilog="Example: crowdplay-lake info lake/ --output json")
+def info(lake: LakeArgument, output: OutputOption = Output.TEXT) -> None:
+    """Show what a lake holds: games, hours, tables and bytes."""
+    from ..lake import Lake
+    from ..schema import TABLES
+
+    opened = Lake(lake)
+    games = opened.sql(
+        f"""SELECT game, count(*) AS episodes, coalesce(sum(n_steps), 0)::BIGINT AS steps,
+                   coalesce(sum(n_steps), 0) / {STEPS_PER_HOUR}.0 AS hours, count(DISTINCT task_id) AS tasks
+            FROM episodes GROUP BY game ORDER BY game"""
+    )
+    tables = []
+    for name in TABLES:
+        parts = opened.snapshot.parts(name)
+        tables.append((name, sum(part.rows for part in parts), len(parts), sum(part.size for part in parts)))
+    if output is Output.JSON:
+        print_json(
+            {
+                "lake": lake,
+                "commit": opened.commit,
+                "time": opened.snapshot.time,
+                "operation": opened.snapshot.operation,
+                "games": [dict(zip(games.columns, row, strict=True)) for row in games],
+                "tables": [dict(zip(("table", "rows", "parts", "bytes"), row, strict=True)) for row in tables],
+            }
+        )
+        return
+    _print_info(opened, games, tables)
+
+
+def _print_info(opened: Lake, games: QueryResult, tables: list[tuple[str, int, int, int]]) -> None:
+    when = f"{opened.snapshot.time:%Y-%m-%d %H:%M:%S} UTC"
+    stdout.print(f"{opened.path}: commit {opened.commit}, {opened.snapshot.operation}, {when}", markup=False)
+    rows = [(*row[:3], human_duration(row[3] * 3600), row[4]) for row in games]
+    hours = sum(row[3] for row in games)
+    total = ("all", sum(r[1] for r in games), sum(r[2] for r in games), human_duration(hours * 3600), None)
+    print_table("games", ["game", "episodes", "steps", "time", "tasks"], [*rows, total], totals=True)
+    sizes = [(name, rows, parts, human_bytes(size)) for name, rows, parts, size in tables]
+    print_table("tables", ["table", "rows", "parts", "size"], sizes)
+
+
+@app.command(epilog="Example: crowdplay-lake sql lake/ 'SELECT game, count(*) AS n FROM episodes GROUP BY game'")
+def sql(
+    lake: LakeArgument,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One statement that reads; '-' takes it from stdin.")],
+    output: Annotated[QueryOutput, typer.Option("--output", help="What to print.")] = QueryOutput.TEXT,
+    commit: Annotated[int | None, typer.Option(help="Ask an earlier commit of the lake.")] = None,
+) -> None:
+    """Ask a lake in SQL. Tables: episodes, steps, keyword_data, …; the wide view is episode_agents."""
+    from ..lake import Lake
+
+    result = Lake(lake, commit).sql(sys.stdin.read() if query == "-" else query)
+    _PRINTERS[output](result)
+
+
+def _print_text(result: QueryResult) -> None:
+    print_table("", result.columns, result.fetchall())
+    stdout.print(f"{len(result):,} rows", style="dim")
+
+
+def _print_parquet(result: QueryResult) -> None:
+    if sys.stdout.isatty():
+        raise InvalidArgument("Parquet is no text: redirect it, as in --output parquet > rows.parquet")
+    result.pl().write_parquet(sys.stdout.buffer)
+
+
+_PRINTERS: dict[QueryOutput, Any] = {
+    QueryOutput.TEXT: _print_text,
+    QueryOutput.JSON: lambda result: print_json([dict(zip(result.columns, row, strict=True)) for row in result]),
+    QueryOutput.CSV: lambda result: result.pl().write_csv(sys.stdout),
+    QueryOutput.PARQUET: _print_parquet,
+}
+
+
+@app.command(epilog="Example: crowdplay-lake export lake/ --where \"game = 'breakout'\" --to d3rlpy breakout.h5")
+def export(
+    lake: LakeArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    to: Annotated[Trainer, typer.Option("--to", help="What it is for.")] = Trainer.D3RLPY,
+    where: Annotated[str | None, typer.Option(help="An SQL condition over episode_agents; all by default.")] = None,
+    agent: Annotated[str, typer.Option(help="Whose trajectories.")] = "game_0>player_0",
+    downsample_frequency: Annotated[int, typer.Option(help="Every how many steps a decision is.", min=1)] = 4,
+    rewards: Annotated[str, typer.Option(help="'following' or 'crowdplay'.")] = "following",
+    controlled_by: Annotated[str | None, typer.Option(help="Only what a 'human' or an 'ai' plays.")] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Write a dataset for a trainer. `d3rlpy`: a file for ReplayBuffer.load; needs the extra `d3rlpy`."""
+    from ..lake import Lake
+    from ..offline.d3rlpy import dump, to_mdp_dataset
+
+    del to
+    episodes = Lake(lake).episodes(where)
+    dataset = to_mdp_dataset(
+        episodes,
+        agent,
+        downsample_frequency,
+        rewards,  # type: ignore[arg-type]
+        controlled_by,  # type: ignore[arg-type]
+        progress=stderr.is_terminal,
+    )
+    dump(dataset, file)
+    transitions = int(dataset.transition_count)
+    if output is Output.JSON:
+        print_json({"file": file, "episodes": len(dataset.episodes), "transitions": transitions})
+    else:
+        stdout.print(
+            f"{file}: {len(dataset.episodes):,} episodes, {transitions:,} transitions, "
+            f"{human_bytes(file.stat().st_size)}",
+            markup=False,
+        )

@@ -1,0 +1,85 @@
+"""How commands speak: results on stdout as text or JSON, errors and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["Output", "human_bytes", "human_duration", "print_json", "print_table", "stderr", "stdout"]
+
+stdout = Console(highlight=False, soft_wrap=False)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Output(StrEnum):
+    """What a command prints."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document. Bytes become hex, durations seconds."""
+    print(json.dumps(value, indent=2, default=_jsonable, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], totals: bool = False) -> None:
+    """A table for a person; numbers to the right. ``totals``: the last row is their sum."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_footer=False)
+    for index, column in enumerate(columns):
+        is_number = bool(rows) and all(isinstance(row[index], int | float) or row[index] is None for row in rows)
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for number, row in enumerate(rows):
+        table.add_row(*map(_cell, row), end_section=totals and number == len(rows) - 2)
+    stdout.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    # Square brackets are mark-up to rich, and data here.
+    return str(value).replace("[", "\\[")
+
+
+def human_bytes(size: int) -> str:
+    """1536 → '1.5 KiB'."""
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:,.0f} {unit}" if unit == "bytes" else f"{amount:,.1f} {unit}"
+        amount /= 1024
+    return f"{amount:,.1f} TiB"
+
+
+def human_duration(seconds: float) -> str:
+    """3725 → '1:02:05'."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def counts(values: Mapping[str, int]) -> str:
+    """{'episodes': 3, 'steps': 12} → '3 episodes, 12 steps'."""
+    return ", ".join(f"{number:,} {name}" for name, number in values.items())

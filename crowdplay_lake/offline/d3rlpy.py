@@ -1,0 +1,116 @@
+"""Episodes as a d3rlpy dataset. Needs the extra `d3rlpy`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..episode import DEFAULT_AGENT, Episode
+from ..errors import InvalidArgument, MissingExtra
+from ..observations import ObservationParameters
+from .transitions import ControlledBy, Conversion, Rewards, Segment, segments
+
+if TYPE_CHECKING:
+    from d3rlpy.dataset import MDPDataset
+
+__all__ = ["dump", "to_mdp_dataset"]
+
+
+def to_mdp_dataset(
+    episodes: Iterable[Episode],
+    agent: str = DEFAULT_AGENT,
+    downsample_frequency: int = 4,
+    rewards: Rewards = "following",
+    controlled_by: ControlledBy | None = None,
+    *,
+    downsample_offset: int = 0,
+    n_frames: int = 4,
+    action_size: int | None = None,
+    max_n: int = 2,
+    warp_width: int = 84,
+    warp_height: int = 84,
+    progress: bool = False,
+) -> MDPDataset:
+    """An `MDPDataset` of one agent's trajectories.
+
+    Observations are uint8 (n, 1, 84, 84), every ``downsample_frequency``-th step and the last of each episode; d3rlpy
+    stacks ``n_frames`` of them when it samples. Actions int64 (n, 1); rewards float32 (n, 1), credited as ``rewards``
+    says (see `Conversion`). An episode ends at the agent's first done, a terminal; one that was stopped, cut at the
+    frame limit, or cut where control changes hands (``controlled_by``) ends in a timeout.
+
+    ``action_size`` is that of the games' action sets, the largest where games are mixed; for an unknown game the
+    largest action seen decides.
+
+    >>> dataset = to_mdp_dataset(lake.episodes("game = 'space_invaders' AND score >= 50"))   # doctest: +SKIP
+
+    Raises InvalidArgument for an empty selection, UnknownAgent, NoTrajectory, MissingExtra.
+    """
+    try:
+        from d3rlpy.constants import ActionSpace
+        from d3rlpy.dataset import FrameStackTrajectorySlicer, FrameStackTransitionPicker, MDPDataset
+    except ImportError as error:
+        raise MissingExtra("d3rlpy", "d3rlpy") from error
+
+    if n_frames < 1:
+        raise InvalidArgument(f"n_frames must be at least 1, not {n_frames}")
+    conversion = Conversion(agent, downsample_frequency, downsample_offset, rewards, controlled_by)
+    chosen = list(segments(episodes, conversion))
+    if not chosen:
+        what = "no episodes" if controlled_by is None else f"no steps of {agent!r} played by {controlled_by!r}"
+        raise InvalidArgument(f"{what} in the selection: nothing to train on")
+    last = np.cumsum([len(segment) for segment in chosen]) - 1
+    terminals = np.zeros(last[-1] + 1, np.float32)
+    timeouts = np.zeros_like(terminals)
+    is_terminal = np.array([segment.terminal for segment in chosen])
+    terminals[last[is_terminal]] = 1.0
+    timeouts[last[~is_terminal]] = 1.0
+    parameters = ObservationParameters(
+        framestack_axis_first=True, max_n=max_n, stack_n=1, warp_width=warp_width, warp_height=warp_height
+    )
+    return MDPDataset(
+        _observations(chosen, agent, parameters, progress),
+        np.concatenate([segment.actions for segment in chosen])[:, None],
+        np.concatenate([segment.rewards for segment in chosen]).astype(np.float32)[:, None],
+        terminals,
+        timeouts,
+        transition_picker=FrameStackTransitionPicker(n_frames) if n_frames > 1 else None,
+        trajectory_slicer=FrameStackTrajectorySlicer(n_frames) if n_frames > 1 else None,
+        action_space=ActionSpace.DISCRETE,
+        action_size=_action_size(chosen) if action_size is None else action_size,
+    )
+
+
+def _observations(
+    chosen: list[Segment], agent: str, parameters: ObservationParameters, progress: bool
+) -> npt.NDArray[np.uint8]:
+    from rich.progress import track
+
+    total = sum(len(segment) for segment in chosen)
+    observations = np.empty((total, 1, parameters.warp_height, parameters.warp_width), np.uint8)
+    start = 0
+    for segment in track(chosen, "observations", disable=not progress):
+        stop = start + len(segment)
+        observations[start:stop] = segment.episode.observations_at(segment.steps, agent, parameters)
+        start = stop
+    return observations
+
+
+def _action_size(chosen: list[Segment]) -> int:
+    sizes = [len(segment.episode.action_meanings or ()) for segment in chosen]
+    seen = max(int(segment.actions.max()) for segment in chosen)
+    return max(*sizes, seen + 1)
+
+
+def dump(dataset: MDPDataset, file: Path) -> None:
+    """Write the dataset to an HDF5 file for `d3rlpy.dataset.ReplayBuffer.load`; whole or not at all."""
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    try:
+        with unfinished.open("w+b") as stream:
+            dataset.dump(stream)
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
