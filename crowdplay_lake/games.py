@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ACTION_MEANINGS", "game_has_ended"]
+from .schema import UNKNOWN
+
+__all__ = ["ACTION_MEANINGS", "FRAME_LIMIT", "is_frame_limit"]
 
 _MOVES = ("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT")
 _ALL = (*_MOVES, *(f"{move}FIRE" for move in _MOVES[2:]))
@@ -26,10 +28,23 @@ ACTION_MEANINGS: dict[str, Sequence[str]] = {
 }
 
 
-def game_has_ended(game: str, ram: npt.NDArray[np.uint8] | None) -> bool:
-    """Whether the RAM (128 bytes) says that the game is over although lives are left.
+# CrowdPlay's limit on the frames of an episode; it sets everybody done, as the end of a game does.
+FRAME_LIMIT = 100_000
 
-    Only Space Invaders ends so, when the aliens land: bit 7 of byte 0x18. Source: the emulator's terminal condition
-    for the game (ALE, SpaceInvaders.cpp).
+
+def is_frame_limit(game: str, step: int, lives: Sequence[int | None], ram: npt.NDArray[np.uint8] | None) -> bool:
+    """Whether everybody being done at ``step`` is the frame limit, and not the end of the game.
+
+    ``lives``: the agent's after each step, up to ``step``; ``ram``: the 128 bytes after it. Told by lives that are
+    left: how many a lost player has depends on the emulator (0, or -1 where the last life is number 0), so a player
+    who was seen playing with 0 has not lost with 0. Space Invaders can end with lives left, when the aliens land: bit
+    7 of byte 0x18 says so. Source: the emulator's terminal condition for the game (ALE, SpaceInvaders.cpp), seen in
+    landings of one-player and two-player games. An unknown game might be Space Invaders. A recording may have had a
+    lower limit than CrowdPlay's; from CrowdPlay's on it is the limit whatever the RAM says.
     """
-    return game.startswith("space_invaders") and ram is not None and bool(ram[0x18] & 0x80)
+    left = lives[step]
+    if left is None or left < 0 or (left == 0 and 0 not in lives[:step]):
+        return False
+    if step >= FRAME_LIMIT - 1 or ram is None:
+        return True
+    return not (game.startswith(("space_invaders", UNKNOWN)) and ram[0x18] & 0x80)

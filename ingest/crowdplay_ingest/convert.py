@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from crowdplay_lake.content import content_hash
 from crowdplay_lake.errors import RawDataError, UnsupportedTrajectory
-from crowdplay_lake.games import ACTION_MEANINGS, game_has_ended
+from crowdplay_lake.games import ACTION_MEANINGS, is_frame_limit
 from crowdplay_lake.pixels import ScreenEncoder
 from crowdplay_lake.schema import ALL_AGENTS, FRAMES, RAM_BYTES, RAM_COLUMNS, STEPS
 from crowdplay_lake.tagged import dumps
@@ -318,17 +318,11 @@ class _Converter:
         return done.index(True) if True in done else None
 
     def _frame_limit_reached(self, game: str, agent: str, first_done: int | None) -> bool:
-        """Everybody done at once with lives left and the game not over: CrowdPlay's frame limit.
-
-        A player without a life left has 0 lives in a one-player game and -1 in a two-player game.
-        """
         if first_done is None or not self.done_all[first_done]:
             return False
         rows = self.rows[agent]
-        lives = rows.lives[first_done]
-        least = 1 if len(self.agents) == 1 else 0
         ram = rows.ram_array()[first_done] if rows.has_ram[first_done] else None
-        return lives is not None and lives >= least and not game_has_ended(game, ram)
+        return is_frame_limit(game, first_done, rows.lives, ram)
 
     def _steps_table(self, episode_id: str, agent: str) -> pa.Table:
         rows = self.rows[agent]

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from crowdplay_lake.commit import Change, Writer
-from crowdplay_lake.games import ACTION_MEANINGS, game_has_ended
+from crowdplay_lake.games import ACTION_MEANINGS, is_frame_limit
 from crowdplay_lake.layout import LakePaths, Part, PartWriter, read_rows
 from crowdplay_lake.schema import FRAMES, RAM_COLUMNS, STEPS
 
@@ -22,7 +22,7 @@ Row = MutableMapping[str, Any]
 
 
 class GameWriter:
-    """The parts that a task writes for a game, of `steps` and of `frames`, begun with the first episode that is whole."""
+    """The parts that a task writes for a game: one of `steps`, one of `frames`, begun with its first whole episode."""
 
     def __init__(self, paths: LakePaths, game: str) -> None:
         self._paths = paths
@@ -120,11 +120,14 @@ def _read(paths: LakePaths, row: Row) -> ConvertedEpisode:
 def _of_game(game: str, row: Row, steps: pa.Table) -> dict[str, Any]:
     """What the game decides: the names of the actions, and whether an end with lives left is the game's own."""
     limits = []
+    n = row["n_steps"]
     for agent, step, at_limit in zip(row["agents"], row["first_done_step"], row["frame_limit_reached"], strict=True):
-        if at_limit:
-            at = sorted(row["agents"]).index(agent) * row["n_steps"] + step
-            ram = [steps[name][at].as_py() for name in RAM_COLUMNS]
-            at_limit = not game_has_ended(game, None if ram[0] is None else np.array(ram, np.uint8))
+        if step is not None:
+            own = steps.slice(sorted(row["agents"]).index(agent) * n, n)
+            ram = own.select(RAM_COLUMNS).slice(step, 1).to_pylist()[0].values()
+            known = None if None in ram else np.array(list(ram), np.uint8)
+            everybody = own["done_all"][step].as_py()
+            at_limit = bool(everybody) and is_frame_limit(game, step, own["lives"].to_pylist(), known)
         limits.append(at_limit)
     meanings = ACTION_MEANINGS.get(game)
     return {"frame_limit_reached": limits, "action_meanings": None if meanings is None else list(meanings)}
