@@ -11,7 +11,7 @@ import numpy as np
 
 from .tagged import dumps, loads, type_name
 
-__all__ = ["keyword_columns", "keyword_value"]
+__all__ = ["is_storable", "keyword_columns", "keyword_value"]
 
 
 def keyword_columns(value: object) -> dict[str, Any]:
@@ -32,11 +32,16 @@ def keyword_columns(value: object) -> dict[str, Any]:
         columns["value_double"] = _as_double(plain)
     elif isinstance(plain, timedelta):
         columns["value_double"] = plain.total_seconds()
-    elif isinstance(plain, str):
+    elif isinstance(plain, str) and is_storable(plain):
         columns["value_text"] = plain
     elif isinstance(plain, datetime):
         columns["value_timestamp"] = plain if plain.tzinfo else plain.replace(tzinfo=UTC)
     return columns
+
+
+def is_storable(text: str) -> bool:
+    """Whether a text column takes it: not where it holds half of a surrogate pair, as a pickle's text may."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _as_double(number: float) -> float:

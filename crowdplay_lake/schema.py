@@ -21,6 +21,7 @@ __all__ = [
     "UNKNOWN",
     "Column",
     "Table",
+    "as_markdown",
 ]
 
 FORMAT_VERSION = 1
@@ -197,10 +198,7 @@ STEPS = Table(
         Column("done_all", pa.bool_(), "whether everybody is done"),
         Column("user_type", _INT, "who plays: 1 a human, 2 an AI"),
         Column("lives", _INT, "lives left after this step"),
-        *(
-            Column(name, _INT, f"RAM byte 0x{address:02x} after this step: it belongs to the frame of the next one")
-            for address, name in enumerate(RAM_COLUMNS)
-        ),
+        *(Column(name, _INT, f"RAM byte 0x{address:02x} after the step") for address, name in enumerate(RAM_COLUMNS)),
         Column("extra", _TEXT, "whatever else the step carried, as JSON with type tags; null where there is nothing"),
     ),
     sort=("episode_id", "agent_id", "step"),
@@ -277,3 +275,39 @@ TABLES: Mapping[str, Table] = {
         REJECTED,
     )
 }
+
+
+def as_markdown() -> str:
+    """The tables as a page of documentation: docs/tables.md, which a test holds to this."""
+    lines = [
+        "# The tables of a lake",
+        "",
+        "Each is a Delta table: Parquet parts and a transaction log. `lake.sql` and `lake.scan` see them under these",
+        "names. Made from `crowdplay_lake/schema.py` by `make docs`.",
+    ]
+    for table in (*TABLES.values(), COMMITS):
+        partition = f", partitioned by `{table.partition}`" if table.partition else ""
+        order = ", ".join(f"`{name}`" for name in table.sort)
+        lines += ["", f"## {table.name}", "", f"One row per {table.row}; sorted by {order}{partition}.", ""]
+        lines += ["| column | type | meaning |", "| --- | --- | --- |"]
+        rows = [f"| `{c.name}` | {c.type} | {c.doc} |" for c in table.columns if c.name not in RAM_COLUMNS[1:]]
+        lines += [row.replace("| `ram_00` |", "| `ram_00` … `ram_7f` |").replace("byte 0x00", "bytes") for row in rows]
+    lines += ["", _WIDE_VIEW]
+    return "\n".join(lines)
+
+
+_WIDE_VIEW = """## episode_agents
+
+A view, in SQL only. One row per episode and agent: what `episodes`, `environments` and `users` say of them, and every
+keyword as a typed column.
+
+- Names are snake_case: 'Correct aliens shot (fraction)' is `correct_aliens_shot_fraction`. A reserved SQL word gets a
+  trailing underscore (`left_`), a name that is taken a number (`score_2`).
+- Keys of the agent on its episode have bare names, those of the environment the prefix `environment_`, those under
+  'all' on the episode the prefix `episode_`.
+- Whole numbers are BIGINT, other numbers DOUBLE, durations DOUBLE in seconds, dates TIMESTAMP in UTC, texts VARCHAR,
+  lists and the like JSON text. Where a key has values of several types, the commonest decides; `keyword_data` has all.
+- `first_done_step` is the agent's first step with `done` set, `frame_limit_reached` whether that was the frame limit.
+
+In `lake.episodes(where)` an episode qualifies if any of its agents does; name `agent_id` to choose.
+"""

@@ -42,7 +42,8 @@ def dumps(value: object, tag_numpy: bool = True) -> str:
 
     Raises UnsupportedTrajectory for anything but plain data, LimitExceeded for endless data.
     """
-    return json.dumps(_Encoder(tag_numpy).encode(value, 0), separators=(",", ":"), ensure_ascii=False)
+    # In ASCII: a pickle's text may hold half of a surrogate pair, which no UTF-8 column takes as it is.
+    return json.dumps(_Encoder(tag_numpy).encode(value, 0), separators=(",", ":"))
 
 
 def loads(text: str) -> Any:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import os
+import bz2
+import gzip
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
-
 from crowdplay_ingest.pipeline import IngestSummary, ingest
-from crowdplay_ingest.recorder import RecordingOptions, record, sample_plan
+from crowdplay_ingest.recorder import EnvironmentPlan, EpisodePlan, RecordingOptions, record, sample_plan
 from crowdplay_lake import Lake
 
-# Some five seconds of each game are enough to show all that a recording can hold.
+# Some five seconds of each game are enough to show all that a recording can hold but the end of a game.
 SECONDS = 5.0
+PLAYED_TO_THE_END = EnvironmentPlan("riverraid_right", (EpisodePlan(4_000),), ("gus",))
 
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of raw episodes of every game and kind, with its dataset.sqlite. Not to be changed."""
+    """A folder of raw episodes of every game and kind, with its dataset.sqlite. Not to be changed.
+
+    Packed with gzip: bz2 would take most of the tests' time.
+    """
     folder = tmp_path_factory.mktemp("raw")
-    record(folder, sample_plan(SECONDS), RecordingOptions(seed=1))
+    record(folder, [*sample_plan(SECONDS), PLAYED_TO_THE_END], RecordingOptions(seed=1, compression="gz"))
     return folder
 
 
@@ -36,13 +42,12 @@ def lake(ingested: tuple[Path, IngestSummary]) -> Lake:
     return Lake(ingested[0])
 
 
-def read_raw(folder: Path, episode_id: str) -> list[dict]:  # type: ignore[type-arg]
+def read_raw(folder: Path, episode_id: str) -> list[dict[str, Any]]:
     """The trajectory as the real unpickler reads it: of our own recordings only."""
-    import bz2
-    import pickle
-
-    with bz2.open(folder / f"{episode_id}.pickle.bz2") as file:
-        return pickle.load(file)  # type: ignore[no-any-return]
-
-
-os.environ.setdefault("NO_COLOR", "1")
+    openers = {".pickle": open, ".pickle.gz": gzip.open, ".pickle.bz2": bz2.open}
+    for suffix, opener in openers.items():
+        path = folder / f"{episode_id}{suffix}"
+        if path.exists():
+            with opener(path, "rb") as file:
+                return pickle.load(file)  # type: ignore[no-any-return]
+    raise FileNotFoundError(f"{episode_id} in {folder}")

@@ -18,6 +18,7 @@ import pyarrow as pa
 from crowdplay_lake.content import content_hash
 from crowdplay_lake.errors import RawDataError, UnsupportedTrajectory
 from crowdplay_lake.games import ACTION_MEANINGS, is_frame_limit
+from crowdplay_lake.keywords import is_storable
 from crowdplay_lake.pixels import ScreenEncoder
 from crowdplay_lake.schema import ALL_AGENTS, FRAMES, RAM_BYTES, RAM_COLUMNS, STEPS
 from crowdplay_lake.tagged import dumps
@@ -124,7 +125,7 @@ class _Converter:
         if not isinstance(observations, Mapping) or not observations:
             raise UnsupportedTrajectory("no prev_obs: a step holds the frame of each agent there")
         for agent in observations:
-            if not isinstance(agent, str) or agent == ALL_AGENTS:
+            if not isinstance(agent, str) or agent == ALL_AGENTS or not is_storable(agent):
                 raise UnsupportedTrajectory(f"{agent!r} cannot be the name of an agent")
         self.agents = list(observations)
         self.variant = _variant(observations[self.agents[0]])

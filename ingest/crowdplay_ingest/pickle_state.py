@@ -76,26 +76,24 @@ class _Missing:
 
 ROOT = Root()
 MISSING = _Missing()
-NO_VALUES = INERT | {Root, _Missing}
+NO_VALUES = INERT | {Root}
 """Types that may not be in a container."""
 _MUTABLE = frozenset({list, dict, OrderedDict, set})
 CAREFUL = _MUTABLE | {Root, PendingArray, _Missing}
 """Types that GET cannot simply push: see `Machine.fetch`."""
 _DICTS = frozenset({dict, OrderedDict})
 # np.True_ and np.False_ are two objects, like True and False, but pickled as objects.
-_REMEMBERED = frozenset({Symbol, DType, Root, np.bool_, bool, int, float, type(None)})
+_MAY_RECUR = frozenset({str, bytes, Symbol, DType, Root, np.bool_, bool, int, float, type(None)})
 _LONGEST_NAME = 1024
 
 
 def _recurs(value: object) -> bool:
-    """Whether later steps may refer to this object of an earlier one."""
-    if isinstance(value, str):
+    """Whether later steps may refer to this object, of a type in _MAY_RECUR, of an earlier one."""
+    if type(value) is str:
         # Keys and names. Long text is none: protocols 0 to 2 write a frame as such.
         return len(value) <= _LONGEST_NAME
-    if isinstance(value, bytes):
-        # CPython has one object for each of length 0 or 1 (numpy writes b"b").
-        return len(value) <= 1
-    return type(value) in _REMEMBERED
+    # CPython has one object for each bytes of length 0 or 1 (numpy writes b"b").
+    return type(value) is not bytes or len(value) <= 1
 
 
 class Machine:
@@ -147,7 +145,7 @@ class Machine:
         memo = self.memo
         for index in self.fresh:
             value = memo.get(index)
-            if _recurs(value):
+            if type(value) in _MAY_RECUR and _recurs(value):
                 self.memo_bytes += retained_size(value)
             else:
                 memo.pop(index, None)
@@ -239,9 +237,9 @@ class Machine:
             raise UnsafePickle(f"keys are set on a {type(target).__name__}")
         if self.sealed:
             self.check_open(target)
-        pairs = iter(items)
-        for key in pairs:
-            value = next(pairs, MISSING)
+        if len(items) % 2:
+            raise BrokenPickle("a key has no value")
+        for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) is not str:
                 check_key(key, self.charge)
             if type(value) in NO_VALUES:
@@ -278,7 +276,5 @@ def refuse_inert(values: list[Any]) -> None:
     for value in values:
         if type(value) is Symbol:
             raise UnsafePickle(f"it holds a reference to {value}, which is not plain data")
-        if type(value) is _Missing:
-            raise BrokenPickle("a key has no value")
         if type(value) in NO_VALUES:
             raise UnsafePickle("it holds a dtype, an unfinished array or the list itself as a value")

@@ -50,12 +50,12 @@ class PendingArray:
 class DType:
     """An element type: named by REDUCE, usable once BUILD has told its byte order."""
 
-    __slots__ = ("_dtype", "_scalars", "code")
+    __slots__ = ("_dtype", "_number_size", "code")
 
     def __init__(self, code: str) -> None:
         self.code = code
         self._dtype: np.dtype[Any] | None = None
-        self._scalars: dict[bytes, np.generic] = {}
+        self._number_size = -1  # of an element, if it is a number and the state is known
 
     def build(self, state: object) -> None:
         """Take the state that numpy's dtype pickles: (version, byte order, 3 x None, sizes and flags)."""
@@ -76,6 +76,8 @@ class DType:
         if (size, alignment, flags) != expected:
             raise BrokenPickle(f"the sizes or flags of dtype {self.code} are wrong")
         self._dtype = dtype
+        if dtype.kind in "iuf":
+            self._number_size = dtype.itemsize
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -86,15 +88,12 @@ class DType:
 
     def scalar(self, data: bytes) -> np.generic:
         """The numpy scalar with these bytes."""
-        known = self._scalars.get(data)
-        if known is not None:
-            return known
+        if len(data) == self._number_size:  # the usual case, without ceremony: numbers may have any bytes
+            number: np.generic = np.frombuffer(data, self._dtype)[0]
+            return number
         if self.dtype.itemsize == 0 and data == b"":
             return np.zeros(1, self.dtype)[0]  # type: ignore[no-any-return]
         value: np.generic = _array(data, self, (1,), "C")[0]
-        # Rewards and lives take few values; scalars are immutable, so one of each will do.
-        if len(data) <= 8 and len(self._scalars) < 256:
-            self._scalars[data] = value
         return value
 
 

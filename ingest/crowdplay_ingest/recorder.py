@@ -254,8 +254,8 @@ class SupportsWrite(Protocol):
 
 @contextmanager
 def _gzip(file: IO[bytes]) -> Iterator[SupportsWrite]:
-    # No name and no time inside, so that the same episode is the same file.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+    # No name and no time inside, so that the same episode is the same file. Quick: its size is nobody's measure.
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as packed:
         yield packed
 
 
