@@ -1,20 +1,110 @@
-"""From change log to grey, warped screens, without drawing a frame: the fast path of `observations`.
+"""What is compiled: the change log's coder, and the way from change log to grey, warped screens.
 
-max-then-grey of two frames is one look-up, `grey_of_max[now, before]`. Between two emitted screens only pixels that
-changed can differ, so the grey image and the row-averaged buffer are kept, and only what a change touched is computed
-again: the touched span of each row, then the touched span of each output row.
+Imported where it is used, because numba takes a while to load.
+
+`process` draws no frame. max-then-grey of two frames is one look-up, `grey_of_max[now, before]`. Between two emitted
+screens only pixels that changed can differ, so the grey image and the row-averaged buffer are kept, and only what a
+change touched is computed again: the touched span of each row, then the touched span of each output row.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .compiled import compiled
-from .pixels import ChangeLog
-from .warp import Warp
 
-__all__ = ["process"]
+if TYPE_CHECKING:
+    from .pixels import ChangeLog
+    from .warp import Warp
+
+__all__ = ["decode", "encode", "process"]
+
+
+@compiled
+def decode(keyframe, gap_ends, gaps, color_ends, colors, wanted, screens):  # type: ignore[no-untyped-def]
+    """Write the screens of the ``wanted`` rows (ascending), as palette indices, to ``screens``.
+
+    Returns whether the log is sound: a damaged one must not write beyond the screen.
+    """
+    if len(wanted) == 0:
+        return True
+    # No need to replay what lies before the last keyframe at or before the first wanted row.
+    row = wanted[0]
+    while not keyframe[row]:
+        row -= 1
+        if row < 0:
+            return False
+    n_pixels = screens.shape[1]
+    screen = np.zeros(n_pixels, np.uint8)
+    out = 0
+    while out < len(wanted):
+        if keyframe[row]:
+            if color_ends[row + 1] - color_ends[row] != n_pixels:
+                return False
+            screen[:] = colors[color_ends[row] : color_ends[row + 1]]
+        else:
+            if color_ends[row + 1] - color_ends[row] != gap_ends[row + 1] - gap_ends[row]:
+                return False
+            position = 0
+            shift = color_ends[row] - gap_ends[row]
+            for i in range(gap_ends[row], gap_ends[row + 1]):
+                position += gaps[i]
+                if position >= n_pixels:
+                    return False
+                screen[position] = colors[i + shift]
+        while out < len(wanted) and wanted[out] == row:
+            screens[out] = screen
+            out += 1
+        row += 1
+    return True
+
+
+@compiled
+def _find_color(key, slots, palette_keys):  # type: ignore[no-untyped-def]
+    """The slot of ``key`` in an open-addressing table of 1,024: taken by it, or empty (-1)."""
+    slot = (key * 2654435761 >> 12) & 1023
+    while slots[slot] >= 0 and palette_keys[slots[slot]] != key:
+        slot = (slot + 1) & 1023
+    return slot
+
+
+@compiled
+def encode(frame, previous, n_pixels, slots, palette_keys, n_colors, screen, positions, colors):  # type: ignore[no-untyped-def]
+    """Write the changed pixels; returns (their number, colours known now), the number -1 for too many colours.
+
+    Eight RGB pixels are 24 bytes are three words: most of a frame is skipped by comparing those.
+    """
+    words = frame.view(np.uint64)
+    previous_words = previous.view(np.uint64)
+    n = 0
+    for block in range(len(words) // 3):
+        w = 3 * block
+        if (
+            words[w] == previous_words[w]
+            and words[w + 1] == previous_words[w + 1]
+            and words[w + 2] == previous_words[w + 2]
+        ):
+            continue
+        for pixel in range(8 * block, min(8 * block + 8, n_pixels)):
+            r, g, b = frame[3 * pixel], frame[3 * pixel + 1], frame[3 * pixel + 2]
+            if r == previous[3 * pixel] and g == previous[3 * pixel + 1] and b == previous[3 * pixel + 2]:
+                continue
+            key = (np.int64(r) << 16) | (np.int64(g) << 8) | np.int64(b)
+            slot = _find_color(key, slots, palette_keys)
+            if slots[slot] < 0:
+                if n_colors == 256:
+                    return -1, n_colors
+                slots[slot] = n_colors
+                palette_keys[n_colors] = key
+                n_colors += 1
+            screen[pixel] = slots[slot]
+            positions[n] = pixel
+            colors[n] = slots[slot]
+            n += 1
+    return n, n_colors
 
 
 @compiled
@@ -109,6 +199,8 @@ def _process(  # type: ignore[no-untyped-def]
         keep = needed[row] and row > 0
         if keyframe[row]:
             start = color_ends[row]
+            if color_ends[row + 1] - start != n_pixels:
+                return False
             y = 0
             row_end = width
             for p in range(n_pixels):
@@ -127,6 +219,8 @@ def _process(  # type: ignore[no-untyped-def]
                         n_unsettled += 1
         else:
             shift = color_ends[row] - gap_ends[row]
+            if color_ends[row + 1] - gap_ends[row + 1] != shift:
+                return False
             p = 0
             y = 0
             row_end = width
@@ -134,6 +228,8 @@ def _process(  # type: ignore[no-untyped-def]
                 p += gaps[i]
                 if p >= row_end:
                     y = p // width
+                    if y >= height:
+                        return False
                     row_end = (y + 1) * width
                 color = colors[i + shift]
                 flat_grey[p] = grey_of_max[color, screen[p]] if keep else grey_of_max[color, color]
@@ -150,6 +246,7 @@ def _process(  # type: ignore[no-untyped-def]
             _average_rows(grey, averaged, dirty, column_first, column_weights, column_outputs, out_dirty, row_outputs)
             _average_columns(averaged, out_dirty, row_first, row_weights, sums, out[emitted])
             emitted += 1
+    return True
 
 
 def process(
@@ -158,15 +255,19 @@ def process(
     grey_of_max: npt.NDArray[np.uint8],
     warp: Warp,
     out: npt.NDArray[np.uint8],
-) -> None:
+) -> bool:
     """Write the processed screen of each ``needed`` row of ``log`` to ``out``.
 
     ``needed``: bool (rows of the log,). ``grey_of_max``: uint8 (colours, colours), the grey value of a pixel that has
     the first colour now and had the second one a step ago. ``out``: uint8 (needed.sum(), *warp.target). Where row 0 of
-    the log is needed, it must be the first of the episode: what lies before it counts as black.
+    the log is needed, it must be the first of the episode: what lies before it counts as black. Returns whether the
+    log is sound: a damaged one draws nothing beyond the screen.
     """
     height, width = warp.source
-    _process(
+    # Colours are indices into `grey_of_max`.
+    if len(log.colors) and int(log.colors.max()) >= len(grey_of_max):
+        return False
+    sound: bool = _process(
         log.keyframe,
         log.gap_ends,
         log.gaps,
@@ -184,3 +285,4 @@ def process(
         warp.rows.touched_by,
         out,
     )
+    return sound

@@ -19,9 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InvalidArgument
-from .kernel import process
-from .pixels import Bytes, ChangeLog, Screen
+from .errors import InvalidArgument, InvalidLake
+from .pixels import DAMAGED, Bytes, ChangeLog, Screen
 from .warp import warp_for
 
 __all__ = ["ObservationParameters", "Observations", "ScreenLog", "emitted_steps", "luma"]
@@ -211,9 +210,12 @@ class Observations:
             return images
         log = self._source.log(max(0, int(wanted[0]) - (p.max_n - 1)), int(wanted[-1]))
         if p.warp and p.max_n <= 2 and self._warp.factors is None:
+            from .kernel import process
+
             needed = np.zeros(len(log), np.bool_)
             needed[wanted - log.first_step] = True
-            process(log, needed, self._grey_of_max(), self._warp, images[before:])
+            if not process(log, needed, self._grey_of_max(), self._warp, images[before:]):
+                raise InvalidLake(DAMAGED)
         else:
             for start in range(0, len(wanted), PLAIN_BLOCK):
                 block = wanted[start : start + PLAIN_BLOCK]

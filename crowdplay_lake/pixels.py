@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .compiled import compiled
-from .errors import InvalidArgument, UnsupportedTrajectory
+from .errors import InvalidArgument, InvalidLake, UnsupportedTrajectory
 
 __all__ = ["KEYFRAME_INTERVAL", "ChangeLog", "Screen", "ScreenEncoder"]
 
 KEYFRAME_INTERVAL = 256
 MAX_COLORS = 256
 MAX_PIXELS = 65_536
+DAMAGED = "a change log draws beyond its screen or palette: its part is damaged, ingest the episode again"
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -47,6 +47,8 @@ class Screen:
 
     def draw(self, indices: Bytes) -> Bytes:
         """Palette indices (n, pixels) to frames (n, *shape)."""
+        if indices.size and int(indices.max()) >= len(self.palette):
+            raise InvalidLake(DAMAGED)
         frames: Bytes = self.palette[indices].reshape(len(indices), *self.shape)
         return frames
 
@@ -74,78 +76,11 @@ class ChangeLog:
         if len(wanted) and (wanted[0] < 0 or wanted[-1] >= len(self) or (np.diff(wanted) < 0).any()):
             raise InvalidArgument(f"steps must ascend within {self.first_step}..{self.first_step + len(self) - 1}")
         screens = np.empty((len(wanted), pixels), np.uint8)
-        _decode(self.keyframe, self.gap_ends, self.gaps, self.color_ends, self.colors, wanted, screens)
+        from .kernel import decode
+
+        if not decode(self.keyframe, self.gap_ends, self.gaps, self.color_ends, self.colors, wanted, screens):
+            raise InvalidLake(DAMAGED)
         return screens
-
-
-@compiled
-def _decode(keyframe, gap_ends, gaps, color_ends, colors, wanted, screens):  # type: ignore[no-untyped-def]
-    if len(wanted) == 0:
-        return
-    # No need to replay what lies before the last keyframe at or before the first wanted row.
-    row = wanted[0]
-    while not keyframe[row]:
-        row -= 1
-    screen = np.zeros(screens.shape[1], np.uint8)
-    out = 0
-    while out < len(wanted):
-        if keyframe[row]:
-            screen[:] = colors[color_ends[row] : color_ends[row + 1]]
-        else:
-            position = 0
-            shift = color_ends[row] - gap_ends[row]
-            for i in range(gap_ends[row], gap_ends[row + 1]):
-                position += gaps[i]
-                screen[position] = colors[i + shift]
-        while out < len(wanted) and wanted[out] == row:
-            screens[out] = screen
-            out += 1
-        row += 1
-
-
-@compiled
-def _find_color(key, slots, palette_keys):  # type: ignore[no-untyped-def]
-    """The slot of ``key`` in an open-addressing table of 1,024: taken by it, or empty (-1)."""
-    slot = (key * 2654435761 >> 12) & 1023
-    while slots[slot] >= 0 and palette_keys[slots[slot]] != key:
-        slot = (slot + 1) & 1023
-    return slot
-
-
-@compiled
-def _encode(frame, previous, n_pixels, slots, palette_keys, n_colors, screen, positions, colors):  # type: ignore[no-untyped-def]
-    """Write the changed pixels; returns (their number, colours known now), the number -1 for too many colours.
-
-    Eight RGB pixels are 24 bytes are three words: most of a frame is skipped by comparing those.
-    """
-    words = frame.view(np.uint64)
-    previous_words = previous.view(np.uint64)
-    n = 0
-    for block in range(len(words) // 3):
-        w = 3 * block
-        if (
-            words[w] == previous_words[w]
-            and words[w + 1] == previous_words[w + 1]
-            and words[w + 2] == previous_words[w + 2]
-        ):
-            continue
-        for pixel in range(8 * block, min(8 * block + 8, n_pixels)):
-            r, g, b = frame[3 * pixel], frame[3 * pixel + 1], frame[3 * pixel + 2]
-            if r == previous[3 * pixel] and g == previous[3 * pixel + 1] and b == previous[3 * pixel + 2]:
-                continue
-            key = (np.int64(r) << 16) | (np.int64(g) << 8) | np.int64(b)
-            slot = _find_color(key, slots, palette_keys)
-            if slots[slot] < 0:
-                if n_colors == 256:
-                    return -1, n_colors
-                slots[slot] = n_colors
-                palette_keys[n_colors] = key
-                n_colors += 1
-            screen[pixel] = slots[slot]
-            positions[n] = pixel
-            colors[n] = slots[slot]
-            n += 1
-    return n, n_colors
 
 
 class ScreenEncoder:
@@ -207,7 +142,9 @@ class ScreenEncoder:
         if self.rows == 0:
             # Nothing is "unchanged" yet: differ from the first frame in every pixel.
             np.invert(self._frame, out=self._previous)
-        n_changes, self._n_colors = _encode(
+        from .kernel import encode
+
+        n_changes, self._n_colors = encode(
             self._frame,
             self._previous,
             self.pixels,
