@@ -27,7 +27,7 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction, create_table_with_add_actions
 
-from .errors import InvalidArgument, InvalidLake, LakeBusy, nearest
+from .errors import InvalidArgument, InvalidLake, LakeBusy, did_you_mean, nearest
 from .layout import LakePaths, Part, PartWriter, write_parts
 from .schema import COMMITS, FORMAT_VERSION, TABLES, Table
 
@@ -125,17 +125,21 @@ def open_snapshot(root: Path | str, commit: int | None = None) -> Snapshot:
     paths = LakePaths(Path(root))
     rows = _commit_rows(paths, commit)
     if not rows:
-        raise InvalidLake(
-            f"{root}: no lake here; make one with 'crowdplay-lake ingest RAW {root}'"
-            if commit is None
-            else f"{root}: has no commit {commit}"
-        )
+        raise InvalidLake(_no_lake(paths.root) if commit is None else f"{root}: has no commit {commit}")
     row = max(rows, key=lambda row: row["number"])
     if row["format_version"] > FORMAT_VERSION:
         raise InvalidLake(
             f"{root}: has format {row['format_version']}, this software reads up to {FORMAT_VERSION}; upgrade it"
         )
     return Snapshot(paths, row["number"], row["time"], row["operation"], dict(row["versions"]), dict(row["counts"]))
+
+
+def _no_lake(root: Path) -> str:
+    beside = root.absolute().parent
+    lakes = [path.name for path in beside.iterdir() if LakePaths(path).commits.is_dir()] if beside.is_dir() else []
+    close = nearest(root.name, lakes)
+    hint = did_you_mean(str(root.parent / name) for name in close)
+    return f"{root}: no lake here{hint or f'; make one with: crowdplay-lake ingest RAW {root}'}"
 
 
 def _commit_rows(paths: LakePaths, commit: int | None) -> list[dict[str, Any]]:

@@ -52,18 +52,25 @@ __all__ = [
     "UnknownTable",
     "UnsafePickle",
     "UnsupportedTrajectory",
+    "did_you_mean",
     "nearest",
 ]
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names most like ``name``, best first; all of them where they are few."""
+def nearest(name: str, known: Iterable[str], count: int = 3, least: float = 0.5) -> list[str]:
+    """The known names most like ``name`` (0 to 1), best first; all of them where they are few."""
     names = list(dict.fromkeys(known))
     by_folded = {candidate.casefold(): candidate for candidate in names}
-    close = difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.5)
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=least)
     if close:
         return [by_folded[folded] for folded in close]
     return names if len(names) <= count else []
+
+
+def did_you_mean(names: Iterable[str]) -> str:
+    """The end of a message that names what might have been meant; empty where there is nothing."""
+    listed = " or ".join(map(repr, names))
+    return f"; did you mean {listed}?" if listed else ""
 
 
 class CrowdPlayLakeError(Exception):
@@ -85,9 +92,7 @@ class UnknownName(CrowdPlayLakeError, LookupError):
         message = f"no {self.kind} {name!r}"
         if where:
             message += f" in {where}"
-        if self.suggestions:
-            message += "; did you mean " + " or ".join(map(repr, self.suggestions)) + "?"
-        super().__init__(message)
+        super().__init__(message + did_you_mean(self.suggestions))
 
 
 class UnknownAgent(UnknownName):
@@ -146,7 +151,11 @@ class NoTrajectory(CrowdPlayLakeError):
 
 
 class QueryError(CrowdPlayLakeError):
-    """The database refused the SQL; the cause is kept."""
+    """The database refused the SQL. ``query`` is the statement, the database's own error the cause."""
+
+    def __init__(self, message: str, query: str = "") -> None:
+        self.query = query
+        super().__init__(message)
 
 
 class QueryNotAllowed(QueryError):

@@ -7,6 +7,7 @@ EXPLAIN ANALYZE of those) is refused by statement type before it runs.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from .errors import (
     QueryNotAllowed,
     UnknownColumn,
     UnknownTable,
+    did_you_mean,
+    nearest,
 )
 
 if TYPE_CHECKING:
@@ -201,7 +204,7 @@ class Database:
         try:
             details = json.loads("{" + text)
         except ValueError:
-            return QueryError(f"{error}\nin: {query}")
+            return QueryError(str(error).splitlines()[0] + self._hint(query), query)
         name = details.get("name", "")
         subtype, kind = details.get("error_subtype"), details.get("type")
         if subtype == "COLUMN_NOT_FOUND":
@@ -209,7 +212,16 @@ class Database:
             return UnknownColumn(name, columns)
         if subtype == "MISSING_ENTRY" and kind == "Table":
             return UnknownTable(name, self.names())
-        message = details.get("exception_message", str(error))
+        message = details.get("exception_message", str(error)).splitlines()[0]
         if details.get("exception_type") == "Permission":
-            return QueryNotAllowed(f"{message.splitlines()[0]}: a query reads the lake's tables only")
-        return QueryError(f"{message}\nin: {query.strip()}")
+            return QueryNotAllowed(f"{message}: a query reads the lake's tables only", query)
+        return QueryError(message + self._hint(query), query)
+
+    def _hint(self, query: str) -> str:
+        """What might have been meant by names in ``query`` that are almost those of tables or columns."""
+        names = self.names()
+        known = {*names, *(column for columns in names.values() for column in columns)}
+        starts = [start for start, kind in duckdb.tokenize(query) if kind == duckdb.token_type.identifier]
+        words = {match[0] for start in starts if (match := re.compile(r"\w+").match(query, start))}
+        close = [nearest(word, known, 1, 0.75) for word in sorted(words - known)]
+        return did_you_mean(name for names in close for name in names)

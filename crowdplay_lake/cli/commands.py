@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from ..errors import InvalidArgument
 from .app import app
-from .output import Output, human_bytes, human_duration, print_json, print_table, stderr, stdout
+from .output import Output, human_bytes, human_duration, print_json, print_rows, print_table, stderr, stdout
 
 if TYPE_CHECKING:
     from crowdplay_ingest.pipeline import IngestSummary
@@ -195,7 +196,7 @@ def sql(
 
 
 def _print_text(result: QueryResult) -> None:
-    print_table("", result.columns, result.fetchall())
+    print_rows(result.columns, result.fetchall())
     stdout.print(f"{len(result):,} rows", style="dim")
 
 
@@ -231,15 +232,17 @@ def export(
 
     del to
     episodes = Lake(lake).episodes(where)
-    dataset = to_mdp_dataset(
-        episodes,
-        agent,
-        downsample_frequency,
-        rewards,  # type: ignore[arg-type]
-        controlled_by,  # type: ignore[arg-type]
-        progress=stderr.is_terminal,
-    )
-    dump(dataset, file)
+    # d3rlpy logs on stdout, where this command's result goes.
+    with contextlib.redirect_stdout(sys.stderr):
+        dataset = to_mdp_dataset(
+            episodes,
+            agent,
+            downsample_frequency,
+            rewards,  # type: ignore[arg-type]
+            controlled_by,  # type: ignore[arg-type]
+            progress=stderr.is_terminal,
+        )
+        dump(dataset, file)
     transitions = int(dataset.transition_count)
     if output is Output.JSON:
         print_json({"file": file, "episodes": len(dataset.episodes), "transitions": transitions})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -11,7 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Output", "human_bytes", "human_duration", "print_json", "print_table", "stderr", "stdout"]
+__all__ = [
+    "Output",
+    "human_bytes",
+    "human_duration",
+    "print_json",
+    "print_rows",
+    "print_table",
+    "stderr",
+    "stdout",
+]
 
 stdout = Console(highlight=False, soft_wrap=False)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -39,6 +48,20 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=_jsonable, ensure_ascii=False))
 
 
+# Narrower columns than this cannot be read.
+LEAST_WIDTH = 9
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Rows for a person: a table, or a block of lines a row where the terminal is too narrow for so many columns."""
+    if len(columns) * LEAST_WIDTH <= stdout.width:
+        print_table("", columns, rows)
+        return
+    for number, row in enumerate(rows, 1):
+        shown = [(name, value) for name, value in zip(columns, row, strict=True) if value is not None]
+        print_table(f"row {number}", ["column", "value"], shown)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], totals: bool = False) -> None:
     """A table for a person; numbers to the right. ``totals``: the last row is their sum."""
     table = Table(title=title, title_justify="left", title_style="bold", show_footer=False)
@@ -61,6 +84,8 @@ def _cell(value: Any) -> str:
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
     # Square brackets are mark-up to rich, and data here.
     return str(value).replace("[", "\\[")
 
@@ -78,8 +103,3 @@ def human_bytes(size: int) -> str:
 def human_duration(seconds: float) -> str:
     """3725 → '1:02:05'."""
     return str(timedelta(seconds=round(seconds)))
-
-
-def counts(values: Mapping[str, int]) -> str:
-    """{'episodes': 3, 'steps': 12} → '3 episodes, 12 steps'."""
-    return ", ".join(f"{number:,} {name}" for name, number in values.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,8 +52,10 @@ def to_mdp_dataset(
     Raises InvalidArgument for an empty selection, UnknownAgent, NoTrajectory, MissingExtra.
     """
     try:
-        from d3rlpy.constants import ActionSpace
-        from d3rlpy.dataset import FrameStackTrajectorySlicer, FrameStackTransitionPicker, MDPDataset
+        # d3rlpy imports gym, which greets every program with four lines about its successor.
+        with contextlib.redirect_stderr(io.StringIO()):
+            import d3rlpy.dataset as trainer
+            from d3rlpy.constants import ActionSpace
     except ImportError as error:
         raise MissingExtra("d3rlpy", "d3rlpy") from error
 
@@ -71,14 +75,14 @@ def to_mdp_dataset(
     parameters = ObservationParameters(
         framestack_axis_first=True, max_n=max_n, stack_n=1, warp_width=warp_width, warp_height=warp_height
     )
-    return MDPDataset(
+    return trainer.MDPDataset(
         _observations(chosen, agent, parameters, progress),
         np.concatenate([segment.actions for segment in chosen])[:, None],
         np.concatenate([segment.rewards for segment in chosen]).astype(np.float32)[:, None],
         terminals,
         timeouts,
-        transition_picker=FrameStackTransitionPicker(n_frames) if n_frames > 1 else None,
-        trajectory_slicer=FrameStackTrajectorySlicer(n_frames) if n_frames > 1 else None,
+        transition_picker=trainer.FrameStackTransitionPicker(n_frames) if n_frames > 1 else None,
+        trajectory_slicer=trainer.FrameStackTrajectorySlicer(n_frames) if n_frames > 1 else None,
         action_space=ActionSpace.DISCRETE,
         action_size=_action_size(chosen) if action_size is None else action_size,
     )
