@@ -82,7 +82,7 @@ class Snapshot:
         schema = TABLES[table].schema
         pieces = []
         for part in self.parts(table):
-            rows = pq.ParquetFile(self.paths.part(table, part.path)).read()
+            rows = pq.ParquetFile(self.paths.part(table, part.path), pre_buffer=False).read(use_threads=False)
             key = TABLES[table].partition
             if key is not None:
                 rows = rows.append_column(key, pa.repeat(pa.scalar(part.partition, pa.string()), len(rows)))

@@ -111,18 +111,29 @@ def encode(frame, previous, n_pixels, slots, palette_keys, n_colors, screen, pos
 def _average_rows(grey, averaged, dirty, first, weights, touched_by, out_dirty, row_outputs):  # type: ignore[no-untyped-def]
     """Row averages where ``dirty`` says, and which outputs (row, span) that touches."""
     taps = weights.shape[1]
-    last = grey.shape[1] - 1
+    width = len(touched_by)
     for y in range(grey.shape[0]):
         if dirty[y, 0] >= dirty[y, 1]:
             continue
         start = touched_by[dirty[y, 0], 0]
         stop = touched_by[dirty[y, 1] - 1, 1]
-        for d in range(start, stop):
-            total = np.float32(0.0)
-            for j in range(taps):
-                total += np.float32(grey[y, min(first[d] + j, last)]) * weights[d, j]
-            averaged[y, d] = total
-        dirty[y, 0] = grey.shape[1]
+        line = grey[y]
+        if taps == 3:
+            # 160 to 84, the usual case, without the inner loop.
+            for d in range(start, stop):
+                x = first[d]
+                total = line[x] * weights[d, 0]
+                total += line[x + 1] * weights[d, 1]
+                total += line[x + 2] * weights[d, 2]
+                averaged[y, d] = total
+        else:
+            for d in range(start, stop):
+                x = first[d]
+                total = line[x] * weights[d, 0]
+                for j in range(1, taps):
+                    total += line[x + j] * weights[d, j]
+                averaged[y, d] = total
+        dirty[y, 0] = width
         dirty[y, 1] = 0
         for row in range(row_outputs[y, 0], row_outputs[y, 1]):
             out_dirty[row, 0] = min(out_dirty[row, 0], start)
@@ -172,8 +183,12 @@ def _process(  # type: ignore[no-untyped-def]
 ):
     n_pixels = height * width
     screen = np.zeros(n_pixels, np.uint8)
-    grey = np.zeros((height, width), np.uint8)
-    flat_grey = grey.reshape(-1)
+    # Wider than the screen by the taps beyond its edge, whose weights are zero; float32, as they are summed.
+    stride = width + column_weights.shape[1]
+    grey = np.zeros((height, stride), np.float32)
+    grey_of = np.empty(len(grey_of_max), np.float32)
+    for color in range(len(grey_of_max)):
+        grey_of[color] = grey_of_max[color, color]
     averaged = np.zeros((height, out.shape[2]), np.float32)
     sums = np.zeros(out.shape[2], np.float32)
     # (start, stop) of what is to be computed again in each row: everything, to begin with.
@@ -184,15 +199,15 @@ def _process(  # type: ignore[no-untyped-def]
     out_dirty[:, 0] = out.shape[2]
     out_dirty[:, 1] = 0
     # Pixels that changed in the row emitted last: from the next row on their "before" is their "now".
-    unsettled = np.empty(n_pixels, np.int64)
+    unsettled = np.empty((n_pixels, 3), np.int32)
     n_unsettled = 0
     emitted = 0
     for row in range(len(keyframe)):
         for i in range(n_unsettled):
-            p = unsettled[i]
-            flat_grey[p] = grey_of_max[screen[p], screen[p]]
-            y = p // width
-            x = p - y * width
+            p = unsettled[i, 0]
+            y = unsettled[i, 1]
+            x = unsettled[i, 2]
+            grey[y, x] = grey_of[screen[p]]
             dirty[y, 0] = min(dirty[y, 0], x)
             dirty[y, 1] = max(dirty[y, 1], x + 1)
         n_unsettled = 0
@@ -209,14 +224,18 @@ def _process(  # type: ignore[no-untyped-def]
                     y += 1
                     row_end += width
                 if row == 0 or color != screen[p]:
-                    flat_grey[p] = grey_of_max[color, screen[p]] if keep else grey_of_max[color, color]
-                    screen[p] = color
                     x = p - row_end + width
                     dirty[y, 0] = min(dirty[y, 0], x)
                     dirty[y, 1] = max(dirty[y, 1], x + 1)
                     if keep:
-                        unsettled[n_unsettled] = p
+                        grey[y, x] = grey_of_max[color, screen[p]]
+                        unsettled[n_unsettled, 0] = p
+                        unsettled[n_unsettled, 1] = y
+                        unsettled[n_unsettled, 2] = x
                         n_unsettled += 1
+                    else:
+                        grey[y, x] = grey_of[color]
+                    screen[p] = color
         else:
             shift = color_ends[row] - gap_ends[row]
             if color_ends[row + 1] - gap_ends[row + 1] != shift:
@@ -232,14 +251,18 @@ def _process(  # type: ignore[no-untyped-def]
                         return False
                     row_end = (y + 1) * width
                 color = colors[i + shift]
-                flat_grey[p] = grey_of_max[color, screen[p]] if keep else grey_of_max[color, color]
-                screen[p] = color
                 x = p - row_end + width
                 dirty[y, 0] = min(dirty[y, 0], x)
                 dirty[y, 1] = max(dirty[y, 1], x + 1)
                 if keep:
-                    unsettled[n_unsettled] = p
+                    grey[y, x] = grey_of_max[color, screen[p]]
+                    unsettled[n_unsettled, 0] = p
+                    unsettled[n_unsettled, 1] = y
+                    unsettled[n_unsettled, 2] = x
                     n_unsettled += 1
+                else:
+                    grey[y, x] = grey_of[color]
+                screen[p] = color
         if needed[row]:
             if emitted > 0:
                 out[emitted] = out[emitted - 1]

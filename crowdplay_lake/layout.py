@@ -34,6 +34,8 @@ from .schema import COMMITS, TABLES, Table
 __all__ = ["LakePaths", "Part", "PartWriter", "read_rows", "write_parts"]
 
 COMPRESSION_LEVEL = 9
+# Columns of a row group that are kept for the next reader: some 65,000 rows of them take a few MB at most.
+NARROW = 6
 PART_SUFFIX = ".parquet"
 
 
@@ -187,11 +189,18 @@ class _OpenPart:
 def _open_part(path: Path) -> _OpenPart:
     # Parts never change once written, so an open one can be kept: its footer is parsed once.
     try:
-        file = pq.ParquetFile(path, memory_map=True)
+        file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
     except (OSError, pa.ArrowInvalid) as error:
         raise InvalidLake(f"{path}: cannot be read ({error}); restore the file, or ingest again") from error
     counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     return _OpenPart(file, np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
+
+
+def _read_groups(path: Path, begin: int, end: int, columns: tuple[str, ...]) -> pa.Table:
+    return _open_part(path).file.read_row_groups(list(range(begin, end)), columns=list(columns), use_threads=False)
+
+
+_read_narrow = functools.lru_cache(maxsize=16)(_read_groups)
 
 
 def read_rows(
@@ -204,7 +213,9 @@ def read_rows(
     opened = _open_part(paths.part(table, part))
     begin = int(np.searchsorted(opened.starts, first, side="right")) - 1
     end = int(np.searchsorted(opened.starts, stop, side="left"))
-    rows = opened.file.read_row_groups(list(range(begin, end)), columns=list(columns), use_threads=False)
+    # Few columns of a row group are small, and the next episode's rows are likely in the same one.
+    read = _read_narrow if len(columns) <= NARROW and not whole_groups else _read_groups
+    rows = read(paths.part(table, part), begin, end, tuple(columns))
     start = int(opened.starts[begin])
     if whole_groups:
         return start, rows.slice(0, stop - start)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from crowdplay_ingest.pipeline import IngestSummary, ingest
 from crowdplay_ingest.recorder import EnvironmentPlan, EpisodePlan, RecordingOptions, record, sample_plan
 from crowdplay_lake import Lake

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from crowdplay_lake.schema import as_markdown
 
 ROOT = Path(__file__).parent.parent

@@ -231,6 +231,8 @@ def export(
     from ..offline.d3rlpy import dump, to_mdp_dataset
 
     del to
+    if not file.absolute().parent.is_dir():
+        raise InvalidArgument(f"{file.parent}: no such folder to write {file.name} into")
     episodes = Lake(lake).episodes(where)
     # d3rlpy logs on stdout, where this command's result goes.
     with contextlib.redirect_stdout(sys.stderr):
