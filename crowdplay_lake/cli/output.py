@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -34,6 +35,15 @@ class Output(StrEnum):
 
 
 def _jsonable(value: Any) -> Any:
+    """``value`` as JSON has it: NaN and the infinities, which it does not have, are null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, timedelta):
@@ -44,8 +54,8 @@ def _jsonable(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document. Bytes become hex, durations seconds."""
-    print(json.dumps(value, indent=2, default=_jsonable, ensure_ascii=False))
+    """One JSON document. Bytes become hex, durations seconds, NaN null."""
+    print(json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 # Narrower columns than this cannot be read.
