@@ -14,6 +14,9 @@ TEST_READY := $(VENV)/.ready-for-test
 # Game time of an episode of the demo, in seconds: most of the demo's time is packing frames in bz2.
 DEMO_SECONDS ?= 6
 
+# A process a core; the tests of a file stay together, with what they set up.
+IN_PARALLEL := --numprocesses auto --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick lint types bench docs format clean distclean
 
@@ -39,10 +42,10 @@ demo: $(DEMO_READY) ## set up, then the main job on real games: record, ingest, 
 	$(BIN)/python examples/demo_picture.py demo/lake demo/observations.png
 
 test: lint types ## set up, then lint, types and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 quick: $(TEST_READY) ## the tests that need no torch and no long game
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow"
 
 lint: $(TEST_READY) ## ruff: rules and format
 	$(BIN)/ruff check .

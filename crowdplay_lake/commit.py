@@ -55,8 +55,8 @@ class Snapshot:
     def parts(self, table: str) -> list[Part]:
         """The parts of a table in this commit, by path."""
         if table not in self._parts:
-            uri = str(self.paths.table(table))
-            actions = pa.table(DeltaTable(uri, version=self.versions[table]).get_add_actions(flatten=True))
+            delta = _delta(self.paths.table(table), self.versions[table])
+            actions = pa.table(delta.get_add_actions(flatten=True))
             key = TABLES[table].partition
             self._parts[table] = sorted(
                 (
@@ -76,6 +76,13 @@ class Snapshot:
     def files(self, table: str) -> list[Path]:
         """The files of `parts`."""
         return [self.paths.part(table, part.path) for part in self.parts(table)]
+
+    def files_by_partition(self, table: str) -> dict[str | None, list[Path]]:
+        """The files of `parts`, by the value of the partition key; None where the table has none."""
+        found: dict[str | None, list[Path]] = {}
+        for part in self.parts(table):
+            found.setdefault(part.partition, []).append(self.paths.part(table, part.path))
+        return found
 
     def read(self, table: str) -> pa.Table:
         """A whole table, all columns. For the small ones: `steps` and `frames` go through `Lake`."""
@@ -113,8 +120,17 @@ def _delta_schema(table: Table) -> Schema:
     return Schema.from_arrow(pa.schema([pa.field(c.name, c.type, metadata={"comment": c.doc}) for c in table.columns]))
 
 
+def _address(path: Path) -> str:
+    """A path as Delta takes it: as an address, for in a plain text it would decode '%41'."""
+    return path.absolute().as_uri()
+
+
+def _delta(path: Path, version: int | None = None) -> DeltaTable:
+    return DeltaTable(_address(path), version=version)
+
+
 def _is_table(path: Path) -> bool:
-    return DeltaTable.is_deltatable(str(path))
+    return DeltaTable.is_deltatable(_address(path))
 
 
 def open_snapshot(root: Path | str, commit: int | None = None) -> Snapshot:
@@ -122,7 +138,7 @@ def open_snapshot(root: Path | str, commit: int | None = None) -> Snapshot:
 
     Raises InvalidLake where there is none, or one of a newer format.
     """
-    paths = LakePaths(Path(root))
+    paths = LakePaths(Path(root).absolute())
     rows = _commit_rows(paths, commit)
     if not rows:
         raise InvalidLake(_no_lake(paths.root) if commit is None else f"{root}: has no commit {commit}")
@@ -146,7 +162,8 @@ def _commit_rows(paths: LakePaths, commit: int | None) -> list[dict[str, Any]]:
     if not paths.commits.is_dir():
         return []
     try:
-        listed = [Path(uri) for uri in DeltaTable(str(paths.commits)).file_uris()]
+        # By name: the addresses that Delta gives are percent-encoded, folders above the lake among them.
+        listed = [paths.part(COMMITS.name, uri.rpartition("/")[2]) for uri in _delta(paths.commits).file_uris()]
     except TableNotFoundError:
         return []
     except DeltaError as error:
@@ -210,7 +227,7 @@ class Writer:
         return change
 
     def _commit_table(self, name: str, change: Change, number: int) -> int:
-        table = DeltaTable(str(self.paths.table(name)))
+        table = _delta(self.paths.table(name))
         now = int(time.time() * 1000)
         removed = [
             RemoveAction(part.path, True, now, size=part.size, partition_values=part.partition_values)
@@ -223,11 +240,11 @@ class Writer:
             partition_by=_partition_by(TABLES[name]),
             commit_properties=CommitProperties(app_transactions=[Transaction(APPLICATION, number)]),
         )
-        return int(DeltaTable(str(self.paths.table(name))).version())
+        return int(_delta(self.paths.table(name)).version())
 
     def _append_row(self, number: int, operation: str, versions: Mapping[str, int], counts: Mapping[str, int]) -> None:
         part = _write_commit_row(self.paths, number, operation, versions, counts)
-        DeltaTable(str(self.paths.commits)).create_write_transaction(
+        _delta(self.paths.commits).create_write_transaction(
             [_add_action(part)],
             "append",
             _delta_schema(COMMITS),
@@ -278,7 +295,7 @@ def _create(paths: LakePaths) -> None:
         if not _is_table(path):
             path.mkdir(parents=True, exist_ok=True)
             create_table_with_add_actions(
-                str(path),
+                _address(path),
                 _delta_schema(table),
                 [],
                 partition_by=_partition_by(table),
@@ -286,13 +303,15 @@ def _create(paths: LakePaths) -> None:
                 description=f"crowdplay-lake: one row per {table.row}",
             )
     part = _write_commit_row(paths, 0, "create", dict.fromkeys(TABLES, 0), {})
-    create_table_with_add_actions(str(paths.commits), _delta_schema(COMMITS), [_add_action(part)], name=COMMITS.name)
+    create_table_with_add_actions(
+        _address(paths.commits), _delta_schema(COMMITS), [_add_action(part)], name=COMMITS.name
+    )
 
 
 def _recover(snapshot: Snapshot) -> None:
     """Bring every table back to the snapshot: what a crash left beyond it was never visible."""
     for name, version in snapshot.versions.items():
-        table = DeltaTable(str(snapshot.paths.table(name)))
+        table = _delta(snapshot.paths.table(name))
         last_write = table.version()
         if last_write > version and not _restored_to(table, version):
             table.restore(version, ignore_missing_files=True)
@@ -314,11 +333,13 @@ def writing(root: Path | str, wait: float = 10.0) -> Iterator[Writer]:
     """
     import filelock
 
-    paths = LakePaths(Path(root))
+    paths = LakePaths(Path(root).absolute())
     if paths.root.exists() and not paths.root.is_dir():
         raise InvalidLake(f"{root}: is a file; a lake is a folder")
     foreign = paths.root.is_dir() and not paths.commits.exists() and not _is_started(paths)
-    if foreign and any(entry.name != ".lock" for entry in paths.root.iterdir()):
+    # A crash while the lake was made leaves its lock and the folders of its tables.
+    ours = {".lock", ".lock-holder", *TABLES}
+    if foreign and any(entry.name not in ours for entry in paths.root.iterdir()):
         raise InvalidLake(f"{root}: is a folder with something else in it; name an empty or a new one")
     paths.root.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(paths.lock)

@@ -290,7 +290,10 @@ class Episode:
         parameters: ObservationParameters | None = None,
     ) -> Observations:
         """The observations of chosen ``steps`` (int, any order), lazily. Raises InvalidArgument beyond the episode."""
-        chosen = np.asarray(steps, dtype=np.int64)
+        chosen = np.asarray(steps)
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise InvalidArgument(f"steps are whole numbers in a row, not {chosen.dtype} {chosen.shape}")
+        chosen = chosen.astype(np.int64)
         if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(self)):
             raise InvalidArgument(f"episode {self.episode_id} has steps 0 to {len(self) - 1}")
         return Observations(self._frame_log(agent), chosen, parameters or ObservationParameters())

@@ -59,7 +59,7 @@ class Episodes(Sequence[Episode]):
     def __getitem__(self, index: slice) -> Episodes: ...
     def __getitem__(self, index: int | slice) -> Episode | Episodes:
         if isinstance(index, slice):
-            return Episodes(self._lake, self._rows.take(list(range(*index.indices(len(self))))))
+            return Episodes(self._lake, self._rows.take(np.arange(*index.indices(len(self)))))
         at = index + len(self) if index < 0 else index
         if not 0 <= at < len(self):
             raise IndexError(f"episode {index} of {len(self)}")
@@ -90,7 +90,7 @@ class Lake:
     """
 
     def __init__(self, path: str | Path, commit: int | None = None) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.snapshot: Snapshot = open_snapshot(self.path, commit)
 
     @property
@@ -142,9 +142,17 @@ class Lake:
         if not files:
             return pl.LazyFrame(pl.from_arrow(spec.schema.empty_table()))
         if spec.partition is None:
-            return pl.scan_parquet(files, hive_partitioning=False)
+            return pl.scan_parquet(files, hive_partitioning=False, glob=False)
+        if "=" in str(self.path):
+            # A folder above the lake looks like a partition: don't let Polars take it for one.
+            key = spec.partition
+            pieces = [
+                pl.scan_parquet(group, hive_partitioning=False, glob=False).with_columns(pl.lit(value).alias(key))
+                for value, group in self.snapshot.files_by_partition(table).items()
+            ]
+            return pl.concat(pieces).select(spec.schema.names)
         # The partition's type is said: "007" is a text here.
-        frame = pl.scan_parquet(files, hive_partitioning=True, hive_schema={spec.partition: pl.String})
+        frame = pl.scan_parquet(files, glob=False, hive_partitioning=True, hive_schema={spec.partition: pl.String})
         return frame.select(spec.schema.names)
 
     # Episodes

@@ -29,6 +29,8 @@ __all__ = ["ObservationParameters", "Observations", "ScreenLog", "emitted_steps"
 PLAIN_BLOCK = 256
 # Observations made at a time while iterating.
 ITERATION_BLOCK = 512
+# Indices of the axes of one observation that mean the same with and without the steps before them.
+_BASIC = (int, np.integer, slice, type(Ellipsis))
 
 
 class ScreenLog(Protocol):
@@ -76,6 +78,9 @@ def emitted_steps(n_steps: int, frequency: int = 1, offset: int = 0, final_step:
     Those with ``i % frequency == offset``, and the last step of the episode. ``final_step=False`` leaves the last step
     out where CrowdPlay does: its condition for it only ever holds in episodes of at most ``frequency`` steps.
     """
+    for name, value in (("downsample_frequency", frequency), ("downsample_offset", offset)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise InvalidArgument(f"{name} must be a whole number, not {value!r}")
     if frequency < 1:
         raise InvalidArgument(f"downsample_frequency must be at least 1, not {frequency}")
     if not 0 <= offset < frequency:
@@ -148,15 +153,13 @@ class Observations:
         return f"Observations(shape={self.shape}, dtype={self.dtype})"
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
-        if isinstance(index, tuple):
-            head, *rest = index if index else (slice(None),)
-            if isinstance(head, int | np.integer):
-                return self[head][tuple(rest)]  # type: ignore[no-any-return]
-            return self[head][(slice(None), *rest)]
-        chosen = self._steps[index]
-        if chosen.ndim == 0:
-            return self._compute(chosen.reshape(1))[0]  # type: ignore[no-any-return]
-        return self._compute(chosen)
+        head, *rest = (index or (slice(None),)) if isinstance(index, tuple) else (index,)
+        if head is None or head is Ellipsis or not all(isinstance(part, _BASIC) for part in rest):
+            # What does not choose steps first, or several axes at once: only the whole array knows.
+            return np.asarray(self)[index]  # type: ignore[no-any-return]
+        chosen = self._steps[head]
+        computed = self._compute(chosen.reshape(-1)).reshape(chosen.shape + self.shape[1:])
+        return computed[(slice(None),) * chosen.ndim + tuple(rest)] if rest else computed
 
     def __iter__(self) -> Iterator[npt.NDArray[Any]]:
         for start in range(0, len(self), ITERATION_BLOCK):
@@ -166,6 +169,8 @@ class Observations:
         if copy is False:
             raise ValueError("observations are computed: there is no array to share, use copy=None")
         array = self._compute(self._steps)
+        if copy and not array.flags.writeable:
+            array = array.copy()
         return array if dtype is None else array.astype(dtype, copy=False)
 
     def _compute(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

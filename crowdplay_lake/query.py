@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ import pyarrow as pa
 
 from .errors import (
     CrowdPlayLakeError,
+    InvalidArgument,
+    InvalidLake,
     MissingExtra,
     QueryError,
     QueryNotAllowed,
@@ -102,16 +105,41 @@ class QueryResult:
         return self.pl()._repr_html_()
 
 
+def _told(error: duckdb.Error) -> str:
+    """What the database says, in one line."""
+    _, _, text = str(error).partition("{")
+    try:
+        return str(json.loads("{" + text)["exception_message"]).splitlines()[0]
+    except (ValueError, KeyError):
+        return str(error).splitlines()[0]
+
+
 def _in_detail(
-    error: duckdb.Error, cursor: duckdb.DuckDBPyConnection, query: str, parameters: Parameters
+    error: duckdb.Error, cursor: duckdb.DuckDBPyConnection, statement: str, parameters: Parameters
 ) -> duckdb.Error:
     """The same error with its details. Names that do not resolve are told as text by `sql`, as JSON by `execute`."""
     if isinstance(error, duckdb.BinderException | duckdb.CatalogException | duckdb.PermissionException):
         try:
-            cursor.execute(query, parameters)
+            cursor.execute(statement, parameters)
         except duckdb.Error as detailed:
             return detailed
     return error
+
+
+def _token_starts(query: str) -> list[int]:
+    """Where the tokens begin, comments aside, in characters: the database counts in bytes."""
+    data = query.encode()
+    starts = [start for start, kind in duckdb.tokenize(query) if kind != duckdb.token_type.comment]
+    return [len(data[:start].decode()) for start in starts]
+
+
+def _without_end(query: str) -> str:
+    """``query`` without the semicolons at its end, and what follows them."""
+    for start in reversed(_token_starts(query)):
+        if query[start] != ";":
+            break
+        query = query[:start]
+    return query
 
 
 class Database:
@@ -120,9 +148,13 @@ class Database:
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         # Set here, these hold for every cursor.
+        # A large query spills into a folder of its own: the default, .tmp where the process runs, would also be
+        # open to reading and writing.
+        self._spill = tempfile.TemporaryDirectory(prefix="crowdplay-lake-", ignore_cleanup_errors=True)
         config: dict[str, str | bool | int | float | list[str]] = {
             "autoinstall_known_extensions": "false",
             "errors_as_json": "true",
+            "temp_directory": self._spill.name,
         }
         self._connection = duckdb.connect(":memory:", config=config)
         run = self._connection.execute
@@ -132,12 +164,13 @@ class Database:
         run(f"SET allowed_directories = [{literal(str(self._root) + '/')}]")
         run("SET enable_external_access = false")
 
-    def define(self, statements: Sequence[str], tables: Mapping[str, pa.Table]) -> None:
-        """Run our own statements (views) and register in-memory tables."""
-        for name, table in tables.items():
-            self._connection.register(name, table)
-        for statement in statements:
-            self._connection.execute(statement)
+    def define(self, statements: Sequence[str]) -> None:
+        """Run our own statements (views). Raises InvalidLake where a part cannot be read."""
+        try:
+            for statement in statements:
+                self._connection.execute(statement)
+        except duckdb.Error as error:
+            raise InvalidLake(f"{self._root}: {_told(error)}; restore the file, or ingest again") from error
 
     def fetch(self, query: str) -> list[tuple[Any, ...]]:
         """Rows of a query of our own."""
@@ -160,13 +193,16 @@ class Database:
     def query(self, query: str, parameters: Parameters = None, tables: Mapping[str, Any] | None = None) -> QueryResult:
         """Run one reading statement on a cursor of its own. ``tables``: frames to join in, by name."""
         cursor = self._connection.cursor()
+        statement = query
         try:
             statement = self._reading_statement(query)
             for name, frame in (tables or {}).items():
+                if frame is None:
+                    raise InvalidArgument(f"tables: {name!r} is None, a frame is expected")
                 cursor.register(name, frame)
             return QueryResult(cursor.sql(statement, params=parameters).to_arrow_table())
         except duckdb.Error as error:
-            raise self._translated(_in_detail(error, cursor, query, parameters), query) from error
+            raise self._translated(_in_detail(error, cursor, statement, parameters), query) from error
         finally:
             for name in tables or {}:
                 cursor.unregister(name)
@@ -178,9 +214,11 @@ class Database:
         if len(statements) != 1:
             raise QueryNotAllowed(f"one statement at a time, this is {len(statements)}")
         kind = statements[0].type
-        if kind == duckdb.StatementType.MULTI:
-            # PIVOT runs as several statements. What can stand as a subquery only reads.
-            query = f"SELECT * FROM (\n{query.strip().rstrip(';')}\n)"
+        copies = kind == duckdb.StatementType.SELECT and "copy" in query.lower()
+        if kind == duckdb.StatementType.MULTI or copies:
+            # PIVOT runs as several statements, and a WITH at the top may hold a COPY that writes. What can stand as a
+            # subquery only reads.
+            query = f"SELECT * FROM (\n{_without_end(query)}\n)"
             statements = self._connection.extract_statements(query)
             if len(statements) != 1 or statements[0].type not in (kind, duckdb.StatementType.SELECT):
                 raise QueryNotAllowed(f"several statements in one: {_READS}")
@@ -192,7 +230,7 @@ class Database:
 
     def _check_explain(self, query: str) -> None:
         """Plain EXPLAIN only shows the plan; EXPLAIN ANALYZE runs what it explains."""
-        tokens = [start for start, kind in duckdb.tokenize(query) if kind != duckdb.token_type.comment]
+        tokens = _token_starts(query)
         rest = query[tokens[1] :] if len(tokens) > 1 else ""
         if rest[:1] == "(" or rest[:7].lower() in ("analyze", "analyse"):
             raise QueryNotAllowed("EXPLAIN with options runs the statement: use plain EXPLAIN")
@@ -221,7 +259,6 @@ class Database:
         """What might have been meant by names in ``query`` that are almost those of tables or columns."""
         names = self.names()
         known = {*names, *(column for columns in names.values() for column in columns)}
-        starts = [start for start, kind in duckdb.tokenize(query) if kind == duckdb.token_type.identifier]
-        words = {match[0] for start in starts if (match := re.compile(r"\w+").match(query, start))}
+        words = {match[0] for start in _token_starts(query) if (match := re.compile(r"\w+").match(query, start))}
         close = [nearest(word, known, 1, 0.75) for word in sorted(words - known)]
         return did_you_mean(name for names in close for name in names)

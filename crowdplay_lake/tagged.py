@@ -35,6 +35,12 @@ __all__ = ["dumps", "loads", "type_name"]
 # A value larger or deeper than this is no metadata; shared references can make a small pickle endless to walk.
 MAX_NODES = 5_000_000
 MAX_DEPTH = 100
+BYTES_A_NODE = 16
+# Python itself refuses to write a number of more than 4,300 digits.
+MAX_INT_BITS = 14_000
+_LONG = frozenset({str, bytes, bytearray})
+# Of numpy scalars those that have an equal in Python: not dates (of nanoseconds), not long doubles, not records.
+_SCALARS = frozenset("?bBhHiIlLqQefdFDSU")
 
 
 def dumps(value: object, tag_numpy: bool = True) -> str:
@@ -71,11 +77,15 @@ class _Encoder:
 
     def encode(self, value: Any, depth: int) -> Any:
         kind = type(value)
-        if kind is int or kind is str or kind is bool or value is None:
+        self._spend(1 + len(value) // BYTES_A_NODE if kind in _LONG else 1)
+        if kind is int:
+            if value.bit_length() > MAX_INT_BITS:
+                raise UnsupportedTrajectory(f"a number of {value.bit_length():,} bits is not plain data")
             return value
-        self._nodes += 1
-        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
-            raise LimitExceeded(f"a value of more than {MAX_NODES:,} items or {MAX_DEPTH} levels")
+        if kind is str or kind is bool or value is None:
+            return value
+        if depth > MAX_DEPTH:
+            raise LimitExceeded(f"a value of more than {MAX_DEPTH} levels")
         if kind is float:
             return value if math.isfinite(value) else {"$float": repr(value)}
         if kind is dict:
@@ -89,8 +99,14 @@ class _Encoder:
             raise UnsupportedTrajectory(f"a value of type {kind.__name__} is not plain data")
         return encode(self, value, depth)
 
+    def _spend(self, nodes: int) -> None:
+        self._nodes += nodes
+        if self._nodes > MAX_NODES:
+            raise LimitExceeded(f"a value of more than {MAX_NODES:,} items, or as much text")
+
     def _dict(self, value: Mapping[Any, Any], depth: int) -> Any:
         if all(type(key) is str and not key.startswith("$") for key in value):
+            self._spend(sum(map(len, value)) // BYTES_A_NODE)
             return {key: self.encode(item, depth + 1) for key, item in value.items()}
         return {"$dict": self._pairs(value, depth)}
 
@@ -104,13 +120,16 @@ class _Encoder:
         return {tag: items}
 
     def _numpy_scalar(self, value: np.generic, depth: int) -> Any:
+        if value.dtype.char not in _SCALARS:
+            raise UnsupportedTrajectory(f"a numpy {value.dtype.name} is not plain data")
         plain = self.encode(value.item(), depth + 1)
         return {"$numpy": [value.dtype.str, plain]} if self._tag_numpy else plain
 
     def _ndarray(self, value: np.ndarray[Any, Any], depth: int) -> Any:
         del depth
-        if value.dtype.hasobject:
-            raise UnsupportedTrajectory("an array of Python objects is not plain data")
+        if value.dtype.hasobject or value.dtype.kind == "V":
+            raise UnsupportedTrajectory("an array of Python objects or records is not plain data")
+        self._spend(value.nbytes // BYTES_A_NODE)
         return {"$ndarray": [value.dtype.str, list(value.shape), _base64(np.ascontiguousarray(value).tobytes())]}
 
     _TAGGED: Mapping[type, Callable[[_Encoder, Any, int], Any]] = {
@@ -121,7 +140,9 @@ class _Encoder:
         bytes: lambda self, value, depth: {"$bytes": _base64(value)},
         bytearray: lambda self, value, depth: {"$bytearray": _base64(value)},
         timedelta: lambda self, value, depth: {"$timedelta": [value.days, value.seconds, value.microseconds]},
-        datetime: lambda self, value, depth: {"$datetime": value.isoformat()},
+        datetime: lambda self, value, depth: {
+            "$datetime": [value.isoformat(), value.fold] if value.fold else value.isoformat()
+        },
         date: lambda self, value, depth: {"$date": value.isoformat()},
         complex: lambda self, value, depth: {
             "$complex": [self.encode(value.real, depth), self.encode(value.imag, depth)]
@@ -145,7 +166,11 @@ _UNTAG: Mapping[str, Callable[[Any], Any]] = {
     "$dict": lambda pairs: {_decode(key): _decode(item) for key, item in pairs},
     "$ordered": lambda pairs: OrderedDict((_decode(key), _decode(item)) for key, item in pairs),
     "$timedelta": lambda parts: timedelta(*parts),
-    "$datetime": datetime.fromisoformat,
+    "$datetime": lambda content: (
+        datetime.fromisoformat(content)
+        if isinstance(content, str)
+        else datetime.fromisoformat(content[0]).replace(fold=content[1])
+    ),
     "$date": date.fromisoformat,
     "$complex": lambda parts: complex(*_decode(parts)),
     "$ndarray": _array,

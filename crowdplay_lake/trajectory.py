@@ -86,7 +86,7 @@ def _step(
         if statistics := _statistics(key, extras):
             step[key] = statistics
     for key, value in of_step.items():
-        if key in _STATISTICS and isinstance(value, dict):
+        if key in _STATISTICS and type(value) is dict:
             step[key] = {**value, **step.get(key, {})}
         else:
             step[key] = value
@@ -112,9 +112,14 @@ def _observations(
 ) -> dict[str, Any]:
     if variant != "full":
         return dict(frames)
-    return {
-        agent: OrderedDict({"image": frame, **extras[agent].get("prev_obs", {})}) for agent, frame in frames.items()
-    }
+    return {agent: _with_image(frame, extras[agent].get("prev_obs", {})) for agent, frame in frames.items()}
+
+
+def _with_image(frame: np.ndarray[Any, Any], others: dict[str, Any]) -> dict[str, Any]:
+    if "image" in others:
+        # Another dict than CrowdPlay's, or another order: the image's place is told.
+        return type(others)((key, frame if key == "image" else value) for key, value in others.items())
+    return OrderedDict({"image": frame, **others})
 
 
 def _info(steps: Mapping[str, AgentSteps], extras: Mapping[str, Mapping[str, Any]], index: int) -> dict[str, Any]:

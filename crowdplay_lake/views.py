@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -18,24 +20,39 @@ __all__ = ["column_name", "define_views"]
 _INTEGERS = {"int", "bool"}
 _NUMBERS = {"int", "bool", "float", "timedelta"}
 
+_SQL_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.binary(): "BLOB",
+    pa.bool_(): "BOOLEAN",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+}
+
 
 def define_views(database: Database, snapshot: Snapshot) -> None:
     """Every table of the snapshot as a view of its name, and `episode_agents`."""
-    empty: dict[str, pa.Table] = {}
     statements = []
     for table in TABLES.values():
-        files = [str(path.absolute()) for path in snapshot.files(table.name)]
-        if files:
-            source = _parquet(table, files)
+        by_partition = snapshot.files_by_partition(table.name)
+        if by_partition:
+            source = _parquet(table, by_partition)
         else:
-            empty[f"_no_{table.name}"] = table.schema.empty_table()
-            source = f"SELECT * FROM {identifier(f'_no_{table.name}')}"
+            columns = [f"CAST(NULL AS {_sql_type(c.type)}) AS {identifier(c.name)}" for c in table.columns]
+            source = f"SELECT {', '.join(columns)} WHERE false"
         statements.append(f"CREATE VIEW {identifier(table.name)} AS {source}")
-    database.define(statements, empty)
-    database.define([_episode_agents(database)], {})
+    database.define(statements)
+    database.define([_episode_agents(database)])
 
 
-def _parquet(table: Table, files: Iterable[str]) -> str:
+def _sql_type(kind: pa.DataType) -> str:
+    """The SQL type of a column, as the database reads it from Parquet."""
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    return "TIMESTAMP" if pa.types.is_timestamp(kind) else _SQL_TYPES[kind]
+
+
+def _parquet(table: Table, by_partition: Mapping[str | None, list[Path]]) -> str:
     """A SELECT over the table's parts: columns in the schema's order, times as plain UTC timestamps."""
     columns = [
         f"CAST({identifier(c.name)} AS TIMESTAMP) AS {identifier(c.name)}"
@@ -43,10 +60,22 @@ def _parquet(table: Table, files: Iterable[str]) -> str:
         else identifier(c.name)
         for c in table.columns
     ]
-    listed = ", ".join(literal(file) for file in files)
+    if table.partition and any("=" in str(files[0].parents[1]) for files in by_partition.values()):
+        # A folder above the lake looks like a partition: don't let the database take it for one.
+        return " UNION ALL BY NAME ".join(
+            f"SELECT * REPLACE ({literal(str(value))} AS {identifier(table.partition)}) FROM ("
+            + f"SELECT {', '.join(columns)} FROM (SELECT *, NULL AS {identifier(table.partition)} FROM "
+            + f"read_parquet([{_listed(files)}], hive_partitioning = false)))"
+            for value, files in by_partition.items()
+        )
+    listed = _listed(itertools.chain.from_iterable(by_partition.values()))
     # The partition's type is said: engines infer odd values differently ("007" becomes an integer).
     hive = f", hive_partitioning = true, hive_types = {{'{table.partition}': VARCHAR}}" if table.partition else ""
     return f"SELECT {', '.join(columns)} FROM read_parquet([{listed}]{hive})"
+
+
+def _listed(files: Iterable[Path]) -> str:
+    return ", ".join(literal(str(file)) for file in files)
 
 
 @dataclass(frozen=True)
@@ -54,7 +83,8 @@ class _KeywordColumn:
     """One keyword as a column of the wide view."""
 
     key: str
-    expression: str  # over a row of a keyword table
+    cast: str  # of the picked value, {}
+    value: str  # the column of a keyword table
     name: str
 
 
@@ -69,8 +99,11 @@ def column_name(key: str, reserved: Iterable[str] = (), prefix: str = "") -> str
     return f"{name}_" if name in set(reserved) else name
 
 
-def _expression(types: Mapping[str, int], largest: float | None) -> str:
-    """The typed value of a key whose values have ``types`` (type → how many). The common type wins."""
+def _expression(types: Mapping[str, int], largest: float | None) -> tuple[str, str]:
+    """(cast, column) of a key whose values have ``types`` (type → how many). The common type wins.
+
+    The cast is for the picked value: before, it would meet the values of other keys, which may not fit.
+    """
     plain: dict[str, int] = {}
     for name, count in types.items():
         bare = name.removeprefix("numpy.")
@@ -81,13 +114,13 @@ def _expression(types: Mapping[str, int], largest: float | None) -> str:
     if not plain or (numbers * 2 >= sum(plain.values()) and numbers):
         present = set(plain) & _NUMBERS
         if present == {"bool"}:
-            return "CAST(value_double AS BOOLEAN)"
+            return "CAST({} AS BOOLEAN)", "value_double"
         # Beyond 2^53 a double no longer counts in ones.
         if present and present <= _INTEGERS and (largest or 0) < 2**53:
-            return "CAST(value_double AS BIGINT)"
-        return "value_double"
+            return "CAST({} AS BIGINT)", "value_double"
+        return "{}", "value_double"
     common = max(sorted(plain), key=lambda name: plain[name])
-    return {"str": "value_text", "datetime": "value_timestamp"}.get(common, "value_json")
+    return "{}", {"str": "value_text", "datetime": "value_timestamp"}.get(common, "value_json")
 
 
 def _keyword_columns(
@@ -110,14 +143,17 @@ def _keyword_columns(
             number += 1
             name = f"{base}_{number}"
         taken.add(name)
-        columns.append(_KeywordColumn(key, _expression(types, largest[key]), name))
+        columns.append(_KeywordColumn(key, *_expression(types, largest[key]), name))
     return columns
 
 
 def _pivot(table: str, owner: str, agents: str, by_agent: bool, columns: list[_KeywordColumn]) -> str:
     """Keys as columns: one row per owner, or per owner and agent."""
     keys = [owner, "agent_id"] if by_agent else [owner]
-    picked = [f"any_value({c.expression}) FILTER (key = {literal(c.key)}) AS {identifier(c.name)}" for c in columns]
+    picked = [
+        c.cast.format(f"any_value({c.value}) FILTER (key = {literal(c.key)})") + f" AS {identifier(c.name)}"
+        for c in columns
+    ]
     return f"SELECT {', '.join([*keys, *picked])} FROM {table} WHERE agent_id {agents} GROUP BY {', '.join(keys)}"
 
 

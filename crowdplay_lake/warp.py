@@ -7,6 +7,7 @@ rounded half to even; where both factors are whole numbers, a sum of integers an
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,7 +44,7 @@ class Warp:
     def factors(self) -> tuple[int, int] | None:
         """(vertical, horizontal) where both are whole numbers, OpenCV's other arithmetic; else None."""
         (height, width), (out_height, out_width) = self.source, self.target
-        if height % out_height or width % out_width:
+        if not (_is_whole(height, out_height) and _is_whole(width, out_width)):
             return None
         return height // out_height, width // out_width
 
@@ -54,6 +55,12 @@ class Warp:
         averaged = _weighted_sum(grey.astype(np.float32), self.columns, axis=2)
         summed = _weighted_sum(averaged, self.rows, axis=1)
         return _to_bytes(summed)
+
+
+def _is_whole(source: int, target: int) -> bool:
+    """Whether OpenCV sees a whole factor: it divides twice in floating point, and 1 / (1 / 210) is not 210."""
+    factor = 1.0 / (target / source)
+    return abs(factor - round(factor)) < sys.float_info.epsilon
 
 
 def _weighted_sum(values: npt.NDArray[np.float32], axis_weights: AreaWeights, axis: int) -> npt.NDArray[np.float32]:

@@ -102,9 +102,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
     """400 steps of two persons who share the reward."""
     if not consoles.can_play_two():
         pytest.skip("needs multi-agent-ale-py")
-    plan = one(
-        "space_invaders_2p_cooperative_email", EpisodePlan(400, ("skilled", "sticky")), people=("a", "b")
-    )
+    plan = one("space_invaders_2p_cooperative_email", EpisodePlan(400, ("skilled", "sticky")), people=("a", "b"))
     return play(tmp_path_factory.mktemp("together"), plan)[0]
 
 
@@ -264,9 +262,7 @@ def test_ai_takes_over_and_a_step_is_lost(tmp_path: Path) -> None:
     plan = EpisodePlan(80, ("sticky", "sticky"), takeover_step=41, lost_steps=(41,))
     [trajectory] = play(tmp_path, one("space_invaders_2p_competitive_mturk", plan, people=("a", "b")))
     assert [step["step_iter"] for step in trajectory] == [*range(1, 41), *range(42, 81)]
-    assert [step["user_type"] for step in trajectory] == [{FIRST: 1, SECOND: 1}] * 40 + [
-        {FIRST: 1, SECOND: 2}
-    ] * 39
+    assert [step["user_type"] for step in trajectory] == [{FIRST: 1, SECOND: 1}] * 40 + [{FIRST: 1, SECOND: 2}] * 39
     for step in trajectory[40:]:
         assert step["action_step_iter"][SECOND] == step["step_iter"] - 1
     kept = [step for step in trajectory if step["step_iter"] in (40, 42)]
@@ -394,9 +390,7 @@ def test_sample_plan_of_some_games_is_part_of_the_whole() -> None:
     assert whole != sample_plan(5, seed=4)
 
 
-def test_without_the_two_player_emulator_its_games_are_skipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_two_player_emulator_its_games_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "multi_agent_ale_py", None)
     plan = sample_plan(seconds=0.2, games=["breakout", "space_invaders_2p"])
     summary = record(tmp_path, plan, UNPACKED)
@@ -455,9 +449,7 @@ def test_plans_that_cannot_be_played(
         record(tmp_path, one(task_id, episode, people=people))
 
 
-@pytest.mark.parametrize(
-    "bad", [{"protocol": 2}, {"compression": "zip"}, {"frame_limit": 0}, {"metadata_protocol": 9}]
-)
+@pytest.mark.parametrize("bad", [{"protocol": 2}, {"compression": "zip"}, {"frame_limit": 0}, {"metadata_protocol": 9}])
 def test_bad_options(bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match=next(iter(bad))):
         RecordingOptions(**bad)

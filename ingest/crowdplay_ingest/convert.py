@@ -7,6 +7,7 @@ agent lies under its key "step" in the row of the first agent.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,11 +179,16 @@ class _Converter:
             raise UnsupportedTrajectory(f"new agents appear: {sorted(set(map(str, observations)) - set(self.agents))}")
         if self.variant == "full":
             for agent in self.agents:
-                others = {k: v for k, v in observations[agent].items() if k != "image"}  # type: ignore[index]
-                if others:
-                    extra[agent]["prev_obs"] = others
+                inner = observations[agent]  # type: ignore[index]
+                if type(inner) is not OrderedDict or next(iter(inner)) != "image":
+                    # Another dict than CrowdPlay's, or another order: keep the image's place.
+                    extra[agent]["prev_obs"] = type(inner)((k, None if k == "image" else v) for k, v in inner.items())
+                elif len(inner) > 1:
+                    extra[agent]["prev_obs"] = {k: v for k, v in inner.items() if k != "image"}
         first = frames[0]
-        if ALL_AGENTS in self.screens and any(f is not first and not np.array_equal(f, first) for f in frames):
+        if ALL_AGENTS in self.screens and any(
+            f is not first and not (f.dtype == first.dtype and np.array_equal(f, first)) for f in frames
+        ):
             shared = self.screens[ALL_AGENTS]
             self.screens = {agent: shared.fork() for agent in self.agents}
         for frame, screen in zip(frames, self.screens.values(), strict=False):
@@ -210,8 +216,8 @@ class _Converter:
                 if raw is not _MISSING and not exact:
                     extra[agent][key] = raw
             known = {*self.agents, "__all__"} if key == "done" else set(self.agents)
-            if value is not _MISSING and (not isinstance(value, Mapping) or not value.keys() <= known or not value):
-                # Not a dict over the agents: kept as it is, and it wins over the columns.
+            if value is not _MISSING and (type(value) is not dict or not value.keys() <= known or not value):
+                # Not a plain dict over the agents: kept as it is, and it wins over the columns.
                 of_step[key] = value
         self._add_done_all(step.get("done"), of_step)
 
@@ -226,7 +232,7 @@ class _Converter:
         if self.variant == "full":
             if isinstance(raw, Mapping):
                 number = _as_int(raw.get("game"))
-                return number, number is not None and len(raw) == 1
+                return number, number is not None and len(raw) == 1 and type(raw) is dict
             return _as_int(raw), False
         number = _as_int(raw)
         return number, number is not None
@@ -243,7 +249,10 @@ class _Converter:
             return None, False
         is_float = isinstance(raw, float | np.floating)
         exact = is_float == (self.reward_type == "float") and (is_float or abs(int(raw)) <= _EXACT)
-        return float(raw), exact
+        try:
+            return float(raw), exact
+        except OverflowError:
+            return None, False
 
     @staticmethod
     def _done(raw: object) -> tuple[bool | None, bool]:
@@ -257,7 +266,8 @@ class _Converter:
         by_agent = info if isinstance(info, Mapping) else {}
         for agent in self.agents:
             self._add_agent_info(agent, by_agent.get(agent, _MISSING), extra[agent])
-        if info is not _MISSING and (not isinstance(info, Mapping) or not info.keys() <= set(self.agents) or not info):
+        is_plain = type(info) is dict and not any(type(own) is OrderedDict for own in info.values())
+        if info is not _MISSING and (not is_plain or not by_agent.keys() <= set(self.agents) or not info):
             of_step["info"] = info
 
     def _add_agent_info(self, agent: str, info: object, extra: dict[str, Any]) -> None:
@@ -280,11 +290,11 @@ class _Converter:
     def _add_statistics(
         self, key: str, value: object, extra: Mapping[str, dict[str, Any]], of_step: dict[str, Any]
     ) -> None:
-        if not isinstance(value, Mapping) or not value or not all(isinstance(name, str) for name in value):
+        if type(value) is not dict or not value or not all(isinstance(name, str) for name in value):
             of_step[key] = value
             return
         for name, by_agent in value.items():
-            if isinstance(by_agent, Mapping) and by_agent.keys() == self.rows.keys():
+            if type(by_agent) is dict and by_agent.keys() == self.rows.keys():
                 for agent in self.agents:
                     extra[agent].setdefault(key, {})[name] = by_agent[agent]
             else:

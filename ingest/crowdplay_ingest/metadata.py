@@ -95,9 +95,16 @@ def read_metadata(path: Path, limits: Limits | None = None) -> Metadata:
 
 def _check_tables(database: sqlite3.Connection) -> None:
     have = {name.lower() for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    missing = [name for name in _TABLES if name not in have]
+    missing = [f"table {name}" for name in _TABLES if name not in have]
+    # Asked for in double quotes, a column that is not there is a text to SQLite.
+    missing += [
+        f"column {table}.{column}"
+        for table, columns in _TABLES.items()
+        if table in have
+        for column in set(columns) - {row[1].lower() for row in database.execute(f'PRAGMA table_info("{table}")')}
+    ]
     if missing:
-        raise UnsupportedTrajectory(f"not a dataset.sqlite of CrowdPlay: it has no table {', '.join(missing)}")
+        raise UnsupportedTrajectory(f"not a dataset.sqlite of CrowdPlay: it has no {', '.join(sorted(missing))}")
 
 
 def _rows(database: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:

@@ -26,7 +26,7 @@ from .convert import ConvertedEpisode, convert
 from .machine import Limits, iter_items
 from .metadata import Metadata, read_metadata
 from .parts import GameWriter, moved
-from .sources import RawFile, open_source
+from .sources import RawFile, open_source, split_name, unknown_path
 
 __all__ = ["IngestOptions", "IngestSummary", "Progress", "Rejection", "ingest"]
 
@@ -118,18 +118,22 @@ def ingest(
         raise InvalidArgument(
             f"{raw}: no raw episodes (.pickle, .pickle.gz, .pickle.bz2) and no dataset.sqlite below it"
         )
-    metadata, rejected = _read_all_metadata(metadata_files, raw, options.limits)
+    names = [_metadata_name(path, raw) for path in metadata_files]
+    metadata, rejected = _read_all_metadata(metadata_files, names, options.limits)
     with writing(lake, options.lock_wait) as writer:
-        return _Ingest(writer, metadata, rejected, options, progress).run(files)
+        return _Ingest(writer, metadata, names, rejected, options, progress).run(files)
 
 
-def _read_all_metadata(paths: Iterable[Path], raw: Path, limits: Limits) -> tuple[Metadata, list[Rejection]]:
+def _metadata_name(path: Path, raw: Path) -> str:
+    return path.relative_to(raw).as_posix() if raw.is_dir() and path.is_relative_to(raw) else path.name
+
+
+def _read_all_metadata(paths: Iterable[Path], names: Iterable[str], limits: Limits) -> tuple[Metadata, list[Rejection]]:
     metadata = Metadata()
     rejected: list[Rejection] = []
-    for path in paths:
-        name = path.relative_to(raw).as_posix() if raw.is_dir() and path.is_relative_to(raw) else path.name
-        if not path.is_file():
-            raise InvalidArgument(f"{path}: no such metadata file")
+    for path, name in zip(paths, names, strict=True):
+        if not path.exists():
+            raise unknown_path(path)
         try:
             read = read_metadata(path, limits)
         except RawDataError as error:
@@ -147,6 +151,7 @@ class _Ingest:
         self,
         writer: Writer,
         metadata: Metadata,
+        metadata_names: Sequence[str],
         rejected: Sequence[Rejection],
         options: IngestOptions,
         progress: Progress,
@@ -157,7 +162,13 @@ class _Ingest:
         self.progress = progress
         self.episodes = {row["episode_id"]: row for row in writer.snapshot.read(EPISODES.name).to_pylist()}
         self.rejected = {row["name"]: row for row in writer.snapshot.read("rejected").to_pylist()}
+        before = self.rejected
+        # The metadata was read anew: what was wrong with it then and is not now is mended.
+        self.rejected = {name: row for name, row in before.items() if not _is_of(name, metadata_names)}
         self._reject(rejected)
+        for name, row in self.rejected.items():
+            if name in before and all(before[name][key] == row[key] for key in row if key != "time"):
+                self.rejected[name] = before[name]
         # Episodes whose game the metadata tells otherwise than when they were ingested, and the game.
         self.moving: dict[str, str] = {}
         self.steps = 0
@@ -242,7 +253,7 @@ class _Ingest:
         self._reject(result.rejected)
         for row in result.episodes:
             # It was refused in an earlier form, and is in now.
-            self.rejected = {n: r for n, r in self.rejected.items() if Path(n).name.split(".")[0] != row["episode_id"]}
+            self.rejected = {n: r for n, r in self.rejected.items() if not _is_form_of(n, row["episode_id"])}
         changes = {name: Change(parts) for name, parts in result.parts.items()}
         for name, change in moved(self.writer, self.episodes, self.moving).items():
             changes[name].add += change.add
@@ -295,6 +306,17 @@ class _Ingest:
         return pa.Table.from_pylist([{c: row.get(c) for c in schema.names} for row in merged.values()], schema)
 
 
+def _is_of(name: str, metadata_names: Iterable[str]) -> bool:
+    """Whether a rejection's name is that of a metadata file, or of a value in one."""
+    return any(name == file or name.startswith(f"{file}/") for file in metadata_names)
+
+
+def _is_form_of(name: str, episode_id: str) -> bool:
+    """Whether a file of that name would be this episode, however it is packed."""
+    split = split_name(Path(name).name)
+    return split is not None and split[0] == episode_id
+
+
 def _plan(files: Sequence[RawFile], game_of: Callable[[RawFile], str], task_bytes: int) -> Iterator[_Task]:
     """Tasks of whole episodes, of about ``task_bytes`` of raw bytes, ordered by game and episode."""
     batch: list[tuple[str, RawFile]] = []
@@ -312,17 +334,23 @@ def _plan(files: Sequence[RawFile], game_of: Callable[[RawFile], str], task_byte
 def _run_task(paths: LakePaths, task: _Task, limits: Limits, progress: Progress) -> _TaskResult:
     """Convert the files of a task and write their parts, which only a commit makes visible."""
     result = _TaskResult()
-    for game, files in itertools.groupby(task.files, key=operator.itemgetter(0)):
-        with GameWriter(paths, game) as writer:
-            for _, file in files:
-                converted = _convert_file(file, game, limits, progress)
-                if isinstance(converted, Rejection):
-                    result.rejected.append(converted)
-                else:
-                    episode, origin = converted
-                    result.episodes.append({**origin, **episode.facts, **writer.write(episode)})
-                progress.finished(file, converted if isinstance(converted, Rejection) else None)
-            writer.close(result.parts)
+    try:
+        for game, files in itertools.groupby(task.files, key=operator.itemgetter(0)):
+            with GameWriter(paths, game) as writer:
+                for _, file in files:
+                    converted = _convert_file(file, game, limits, progress)
+                    if isinstance(converted, Rejection):
+                        result.rejected.append(converted)
+                    else:
+                        episode, origin = converted
+                        result.episodes.append({**origin, **episode.facts, **writer.write(episode)})
+                    progress.finished(file, converted if isinstance(converted, Rejection) else None)
+                writer.close(result.parts)
+    except BaseException:
+        # Interrupted: the parts of the games before are whole, and nobody will ever name them.
+        for part in itertools.chain.from_iterable(result.parts.values()):
+            paths.part(part.table, part.path).unlink(missing_ok=True)
+        raise
     return result
 
 
@@ -353,6 +381,10 @@ def _convert_file(
         return Rejection(file.name, file.size, sha256, file.mtime_ns, error.reason, error.step)
     except OSError as error:
         return Rejection(file.name, file.size, sha256, file.mtime_ns, f"cannot be read: {error.strerror or error}")
+    except Exception as error:
+        # A fault of ours. It must not stop an ingest of hours, and must not go unseen.
+        reason = f"unexpected {type(error).__name__}: {error}; please report it"
+        return Rejection(file.name, file.size, sha256, file.mtime_ns, reason)
     origin = {
         "source_name": file.name,
         "source_bytes": file.size,

@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol
 
 from crowdplay_lake.errors import InvalidArgument, UnknownPath
 
-__all__ = ["METADATA_NAME", "RawFile", "Source", "open_source"]
+__all__ = ["METADATA_NAME", "RawFile", "Source", "open_source", "split_name", "unknown_path"]
 
 METADATA_NAME = "dataset.sqlite"
 
@@ -168,6 +168,12 @@ def open_source(raw: Path) -> Source:
         if split_name(raw.name) is None:
             raise InvalidArgument(f"{raw}: not a raw episode; those end in {', '.join(SUFFIXES)}")
         return FileSource(raw)
-    parent = next(p for p in (raw.absolute(), *raw.absolute().parents) if p.is_dir())
-    beside = [str(parent / entry.name) for entry in parent.iterdir()]
-    raise UnknownPath(str(raw.absolute()), beside)
+    raise unknown_path(raw)
+
+
+def unknown_path(path: Path) -> UnknownPath:
+    """The error for a path that is not there: names what is, where it stops being right."""
+    parent = next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
+    # Compared by name: whole paths are all alike.
+    name = path.absolute().relative_to(parent).parts[0]
+    return UnknownPath(name, [entry.name for entry in parent.iterdir()], str(parent))
