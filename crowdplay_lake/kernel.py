@@ -240,20 +240,24 @@ def _process(  # type: ignore[no-untyped-def]
             shift = color_ends[row] - gap_ends[row]
             if color_ends[row + 1] - gap_ends[row + 1] != shift:
                 return False
+            # Positions ascend: a line of the screen is marked dirty where its changes begin and where they end.
             p = 0
+            x = 0
             y = 0
-            row_end = width
+            row_end = 0
             for i in range(gap_ends[row], gap_ends[row + 1]):
                 p += gaps[i]
                 if p >= row_end:
-                    y = p // width
-                    if y >= height:
+                    if p >= n_pixels:
                         return False
+                    if row_end > 0:
+                        dirty[y, 1] = max(dirty[y, 1], x + 1)
+                    y = p // width
                     row_end = (y + 1) * width
+                    x = p - row_end + width
+                    dirty[y, 0] = min(dirty[y, 0], x)
                 color = colors[i + shift]
                 x = p - row_end + width
-                dirty[y, 0] = min(dirty[y, 0], x)
-                dirty[y, 1] = max(dirty[y, 1], x + 1)
                 if keep:
                     grey[y, x] = grey_of_max[color, screen[p]]
                     unsettled[n_unsettled, 0] = p
@@ -263,6 +267,8 @@ def _process(  # type: ignore[no-untyped-def]
                 else:
                     grey[y, x] = grey_of[color]
                 screen[p] = color
+            if row_end > 0:
+                dirty[y, 1] = max(dirty[y, 1], x + 1)
         if needed[row]:
             if emitted > 0:
                 out[emitted] = out[emitted - 1]
