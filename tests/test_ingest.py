@@ -728,3 +728,22 @@ def test_a_file_that_is_no_episode(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"not a raw episode; those end in \.pickle, \.pickle\.gz, \.pickle\.bz2"):
         ingest(tmp_path / "notes.txt", tmp_path / "lake")
     assert not (tmp_path / "lake").exists()
+
+
+def test_a_file_with_another_date_and_the_same_bytes_has_not_changed(small: Path, tmp_path: Path) -> None:
+    raw = Path(shutil.copytree(small, tmp_path / "raw"))
+    first = ingest(raw, tmp_path / "lake")
+    os.utime(pickles(raw)[0], ns=(1, 1))
+    again = ingest(raw, tmp_path / "lake")
+    assert (again.changed_files, again.unchanged, again.commit) == ((), first.episodes, first.commit)
+
+
+def test_an_episode_that_was_repacked_has_not_changed(small: Path, tmp_path: Path) -> None:
+    raw = Path(shutil.copytree(small, tmp_path / "raw"))
+    first = ingest(raw, tmp_path / "lake")
+    path = pickles(raw)[0]
+    pickled = path.read_bytes()
+    path.unlink()
+    put(raw / f"{path.name.split('.')[0]}.pickle.bz2", bz2.compress(pickled))
+    again = ingest(raw, tmp_path / "lake")
+    assert (again.changed_files, again.unchanged, again.commit) == ((), first.episodes, first.commit)

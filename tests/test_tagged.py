@@ -92,7 +92,7 @@ def test_plain_data_comes_back(value: Any) -> None:
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("tag_numpy", [True, False])
 def test_odd_values_come_back(value: Any, tag_numpy: bool) -> None:
     assert difference(value, loads(dumps(value, tag_numpy))) is None
@@ -144,7 +144,7 @@ def test_numpy_scalars_are_tagged_where_asked() -> None:
         np.timedelta64(1, "ns"),
         10**5_000,
     ],
-    ids=lambda value: f"{type(value).__name__} {value!r:.30}" if not isinstance(value, int) else "10**5000",
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_not_plain_data_is_refused(value: Any) -> None:
     for nested in (value, [value], {"a": (value,)}):
@@ -247,7 +247,7 @@ PLUS_TWO = timezone(timedelta(hours=2))
         (np.array(3.0), None, None, None),
         (b"500", None, None, None),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=lambda value: type(value).__name__,
 )
 def test_keyword_values_lie_in_the_column_of_their_type(
     value: Any, double: float | None, text: str | None, timestamp: datetime | None

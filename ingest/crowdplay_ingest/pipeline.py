@@ -7,6 +7,7 @@ interrupted goes on where it stopped.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -206,15 +207,16 @@ class _Ingest:
         )
 
     def _sort_out(self, files: Sequence[RawFile]) -> tuple[list[RawFile], int, list[str]]:
-        """(files to read, number of unchanged ones, names of those whose bytes changed since they were ingested)."""
+        """(files to read, number of those the lake has, names of those whose bytes changed since it took them)."""
         new, unchanged, changed = [], 0, []
         for file in files:
             known = self.episodes.get(file.episode_id)
             refused = self.rejected.get(file.name)
             if known is not None and known["n_steps"] is not None:
-                if (known["source_bytes"], known["source_mtime_ns"]) != (file.size, file.mtime_ns):
+                if _has_changed(file, known):
                     changed.append(file.name)
-                unchanged += 1
+                else:
+                    unchanged += 1
             elif refused is not None and (refused["bytes"], refused["mtime_ns"]) == (file.size, file.mtime_ns):
                 continue
             else:
@@ -277,11 +279,7 @@ class _Ingest:
             "keyword_data": self._upserted(
                 "keyword_data",
                 ["episode_id", "agent_id", "key"],
-                [
-                    {**row, "game": self.episodes[row["episode_id"]]["game"]}
-                    for row in metadata.keyword_data.values()
-                    if row["episode_id"] in self.episodes
-                ],
+                [row for row in metadata.keyword_data.values() if row["episode_id"] in self.episodes],
             ),
             "environment_keyword_data": self._upserted(
                 "environment_keyword_data",
@@ -296,14 +294,34 @@ class _Ingest:
         table: Table = TABLES[name]
         number = self.writer.snapshot.number + 1
         merged = {tuple(row[k] for k in key): row for row in self.writer.snapshot.read(name).to_pylist()}
+        columns = [c for c in table.schema.names if c not in ("commit", table.partition)]
         for row in rows:
             identity = tuple(row[k] for k in key)
             known = merged.get(identity)
-            columns = [c for c in table.schema.names if c != "commit"]
             if known is None or any(known[c] != row.get(c) for c in columns):
                 merged[identity] = {**row, "commit": number}
+        if table.partition is not None:
+            # Rows follow their episode, also those that an earlier ingest wrote.
+            for row in merged.values():
+                row[table.partition] = self.episodes[row["episode_id"]][table.partition]
         schema = table.schema
         return pa.Table.from_pylist([{c: row.get(c) for c in schema.names} for row in merged.values()], schema)
+
+
+def _has_changed(file: RawFile, known: Mapping[str, Any]) -> bool:
+    """Whether a file holds other bytes than when it was ingested. One that only has another date is read to tell.
+
+    The episode in another packing (repacked to gzip, say) is not the same file, and no change of it.
+    """
+    if Path(file.name).name != Path(known["source_name"]).name:
+        return False
+    if file.size != known["source_bytes"]:
+        return True
+    if file.mtime_ns == int(known["source_mtime_ns"]):
+        return False
+    with file.path.open("rb") as raw:
+        digest = hashlib.file_digest(raw, "sha256").hexdigest()
+    return digest != str(known["source_sha256"])
 
 
 def _is_of(name: str, metadata_names: Iterable[str]) -> bool:
