@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 __all__ = ["content_hash"]
 
@@ -25,7 +26,7 @@ def _add_column(digest: hashlib._Hash, column: pa.Array) -> None:
     digest.update(np.packbits(column.is_valid().to_numpy(zero_copy_only=False)).tobytes())
     if pa.types.is_binary(column.type) or pa.types.is_string(column.type):
         filled = column.cast(pa.binary()).fill_null(b"")
-        lengths = pa.compute.binary_length(filled).to_numpy(zero_copy_only=False)
+        lengths = pc.binary_length(filled).to_numpy(zero_copy_only=False)
         digest.update(lengths.astype("<i4").tobytes())
         ends = np.frombuffer(filled.buffers()[1], np.int32)[filled.offset : filled.offset + len(filled) + 1]
         data = filled.buffers()[2]
