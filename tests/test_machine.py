@@ -610,7 +610,7 @@ def test_a_doubling_value_is_harmless_here() -> None:
 
 def test_it_imports_no_unpickler() -> None:
     folder = Path(machine_module.__file__).parent
-    for module in ("machine", "pickle_opcodes", "pickle_state", "pickle_symbols"):
+    for module in ("machine", "pickle_opcodes", "pickle_state", "pickle_symbols", "pickle_table", "pickle_values"):
         source = (folder / f"{module}.py").read_text()
         for word in (
             "import pickle",

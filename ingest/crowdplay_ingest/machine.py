@@ -1,7 +1,7 @@
 """The pickle machine: bytes in, plain data out, nothing else possible.
 
 Python's own unpickler calls what the file names, and keeps every object of a trajectory until its end. This
-one interprets pickle protocols 0 to 5 itself (`pickle_opcodes`, `pickle_state`), makes values only from a
+one interprets pickle protocols 0 to 5 itself (`pickle_opcodes`, `pickle_values`, `pickle_state`), makes values only from a
 fixed table (`pickle_symbols`), and hands out the steps of a trajectory one by one, so that memory does not
 grow with its length.
 
