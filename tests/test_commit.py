@@ -309,7 +309,7 @@ def test_an_ingest_killed_in_the_middle_goes_on_where_it_stopped(
 def test_an_error_in_the_middle_leaves_no_part_behind(days: tuple[Path, Path], lake_path: Path) -> None:
     assert orphans(lake_path) == set()
     with pytest.MonkeyPatch.context() as patch:
-        crash_before(patch, sys.modules["crowdplay_ingest.pipeline"], "_convert_file", 2)
+        crash_before(patch, sys.modules["crowdplay_ingest.tasks"], "_convert_file", 2)
         with pytest.raises(Crash):
             ingest(days[1], lake_path)
     assert orphans(lake_path) == set()

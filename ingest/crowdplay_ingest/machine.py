@@ -1,9 +1,9 @@
 """The pickle machine: bytes in, plain data out, nothing else possible.
 
-Python's own unpickler calls what the file names, and keeps every object of a trajectory until its end. This
-one interprets pickle protocols 0 to 5 itself (`pickle_opcodes`, `pickle_values`, `pickle_state`), makes values only from a
-fixed table (`pickle_symbols`), and hands out the steps of a trajectory one by one, so that memory does not
-grow with its length.
+Python's own unpickler calls what the file names, and keeps every object of a trajectory until its end. This one
+interprets pickle protocols 0 to 5 itself (`pickle_opcodes`, `pickle_values`, `pickle_state`), makes values only from
+a fixed table (`pickle_symbols`), and hands out the steps of a trajectory one by one, so that memory does not grow
+with its length.
 
 What comes out: None, bool, int, float, str, bytes, bytearray, list, tuple, dict, OrderedDict, set, frozenset,
 timedelta, datetime, date, numpy arrays (read-only) and numpy scalars. No container ever holds itself, but one

@@ -8,9 +8,7 @@ interrupted goes on where it stopped.
 from __future__ import annotations
 
 import hashlib
-import itertools
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,19 +18,15 @@ import pyarrow as pa
 
 from crowdplay_lake.commit import Change, Writer, writing
 from crowdplay_lake.errors import InvalidArgument, RawDataError
-from crowdplay_lake.layout import LakePaths, Part
-from crowdplay_lake.schema import EPISODES, FRAMES, STEPS, TABLES, Table
+from crowdplay_lake.schema import EPISODES, TABLES, Table
 
-from .convert import ConvertedEpisode, convert
-from .machine import Limits, iter_items
+from .machine import Limits
 from .metadata import Metadata, read_metadata
-from .parts import GameWriter, moved
+from .parts import moved
 from .sources import RawFile, open_source, split_name, unknown_path
+from .tasks import Progress, Rejection, TaskResult, plan, run_task
 
 __all__ = ["IngestOptions", "IngestSummary", "Progress", "Rejection", "ingest"]
-
-# How often a long episode reports its progress, in steps.
-REPORT_EVERY = 250
 
 
 @dataclass(frozen=True)
@@ -43,22 +37,6 @@ class IngestOptions:
     task_bytes: int = 64 << 20  # raw bytes of a task, and so of a commit
     limits: Limits = field(default_factory=Limits)
     lock_wait: float = 10.0  # seconds
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A raw file, or a metadata value, that was refused."""
-
-    name: str
-    bytes: int
-    sha256: str | None
-    mtime_ns: int | None
-    reason: str
-    step: int | None = None
-
-    def __str__(self) -> str:
-        where = "" if self.step is None else f" at step {self.step}"
-        return f"{self.name}{where}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -75,31 +53,6 @@ class IngestSummary:
     without_trajectory: int
     rejected: tuple[Rejection, ...]
     commit: int
-
-
-class Progress:
-    """What is told of a running ingest; this one says nothing."""
-
-    def planned(self, episodes: int, total_bytes: int) -> None:
-        """``episodes`` raw files of together ``total_bytes`` are to be read."""
-
-    def advanced(self, steps: int, read_bytes: int) -> None:
-        """So many more steps are converted, so many more bytes read."""
-
-    def finished(self, raw: RawFile, rejection: Rejection | None) -> None:
-        """One raw file is done with."""
-
-
-@dataclass(frozen=True)
-class _Task:
-    files: tuple[tuple[str, RawFile], ...]  # each with its game, ordered by game and episode
-
-
-@dataclass
-class _TaskResult:
-    parts: dict[str, list[Part]] = field(default_factory=lambda: {STEPS.name: [], FRAMES.name: []})
-    episodes: list[dict[str, Any]] = field(default_factory=list)
-    rejected: list[Rejection] = field(default_factory=list)
 
 
 def ingest(
@@ -180,12 +133,12 @@ class _Ingest:
         self._merge_metadata()
         self.progress.planned(len(new), sum(file.size for file in new))
         ingested = 0
-        for task in _plan(new, self._game_of, self.options.task_bytes):
-            result = _run_task(self.writer.paths, task, self.options.limits, self.progress)
+        for task in plan(new, self._game_of, self.options.task_bytes):
+            result = run_task(self.writer.paths, task, self.options.limits, self.progress)
             ingested += len(result.episodes)
             self._commit(result)
         if not new:
-            self._commit(_TaskResult())
+            self._commit(TaskResult())
         names = {file.name for file in files}
         return IngestSummary(
             episodes=ingested,
@@ -249,7 +202,7 @@ class _Ingest:
                 self.moving[episode_id] = row["game"]
             self.episodes[episode_id] = row
 
-    def _commit(self, result: _TaskResult) -> None:
+    def _commit(self, result: TaskResult) -> None:
         for row in result.episodes:
             self.episodes[row["episode_id"]] = {**self._described(row["episode_id"]), **row}
         self._reject(result.rejected)
@@ -333,80 +286,3 @@ def _is_form_of(name: str, episode_id: str) -> bool:
     """Whether a file of that name would be this episode, however it is packed."""
     split = split_name(Path(name).name)
     return split is not None and split[0] == episode_id
-
-
-def _plan(files: Sequence[RawFile], game_of: Callable[[RawFile], str], task_bytes: int) -> Iterator[_Task]:
-    """Tasks of whole episodes, of about ``task_bytes`` of raw bytes, ordered by game and episode."""
-    batch: list[tuple[str, RawFile]] = []
-    size = 0
-    for game, file in sorted((game_of(file), file) for file in files):
-        if batch and size + file.size > task_bytes:
-            yield _Task(tuple(batch))
-            batch, size = [], 0
-        batch.append((game, file))
-        size += file.size
-    if batch:
-        yield _Task(tuple(batch))
-
-
-def _run_task(paths: LakePaths, task: _Task, limits: Limits, progress: Progress) -> _TaskResult:
-    """Convert the files of a task and write their parts, which only a commit makes visible."""
-    result = _TaskResult()
-    try:
-        for game, files in itertools.groupby(task.files, key=operator.itemgetter(0)):
-            with GameWriter(paths, game) as writer:
-                for _, file in files:
-                    converted = _convert_file(file, game, limits, progress)
-                    if isinstance(converted, Rejection):
-                        result.rejected.append(converted)
-                    else:
-                        episode, origin = converted
-                        result.episodes.append({**origin, **episode.facts, **writer.write(episode)})
-                    progress.finished(file, converted if isinstance(converted, Rejection) else None)
-                writer.close(result.parts)
-    except BaseException:
-        # Interrupted: the parts of the games before are whole, and nobody will ever name them.
-        for part in itertools.chain.from_iterable(result.parts.values()):
-            paths.part(part.table, part.path).unlink(missing_ok=True)
-        raise
-    return result
-
-
-def _convert_file(
-    file: RawFile, game: str, limits: Limits, progress: Progress
-) -> tuple[ConvertedEpisode, dict[str, Any]] | Rejection:
-    sha256: str | None = None
-    try:
-        with file.open() as opened:
-            reported = 0
-
-            def steps() -> Iterator[object]:
-                nonlocal reported
-                index = 0
-                for index, step in enumerate(iter_items(opened.stream, limits), 1):
-                    yield step
-                    if index % REPORT_EVERY == 0:
-                        progress.advanced(REPORT_EVERY, opened.consumed - reported)
-                        reported = opened.consumed
-                progress.advanced(index % REPORT_EVERY, 0)
-
-            try:
-                episode = convert(file.episode_id, game, steps())
-            finally:
-                sha256 = opened.sha256()
-                progress.advanced(0, opened.consumed - reported)
-    except RawDataError as error:
-        return Rejection(file.name, file.size, sha256, file.mtime_ns, error.reason, error.step)
-    except OSError as error:
-        return Rejection(file.name, file.size, sha256, file.mtime_ns, f"cannot be read: {error.strerror or error}")
-    except Exception as error:
-        # A fault of ours. It must not stop an ingest of hours, and must not go unseen.
-        reason = f"unexpected {type(error).__name__}: {error}; please report it"
-        return Rejection(file.name, file.size, sha256, file.mtime_ns, reason)
-    origin = {
-        "source_name": file.name,
-        "source_bytes": file.size,
-        "source_sha256": sha256,
-        "source_mtime_ns": file.mtime_ns,
-    }
-    return episode, origin
