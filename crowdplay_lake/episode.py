@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from .errors import InvalidArgument, NoTrajectory, UnknownAgent
+from .errors import InvalidArgument, NoTrajectory, UnknownAgent, UnknownColumn
 from .layout import read_rows
 from .observations import ObservationParameters, Observations, emitted_steps
 from .pixels import ChangeLog, Screen
@@ -184,12 +184,22 @@ class Episode:
         if self._row["n_steps"] is None:
             raise NoTrajectory(
                 f"episode {self.episode_id}: its metadata is in the lake, its trajectory is not; "
-                "ingest the folder that holds its pickle"
+                "ingest the folder that holds its pickle, or select episodes with n_steps IS NOT NULL"
             )
         return int(self._row["n_steps"])
 
     def __bool__(self) -> bool:
         return True
+
+    def __eq__(self, other: object) -> bool:
+        """The same episode with the same content, in whatever lake."""
+        if not isinstance(other, Episode):
+            return NotImplemented
+        mine, theirs = self._row, other._row
+        return bool(mine["episode_id"] == theirs["episode_id"] and mine["content_hash"] == theirs["content_hash"])
+
+    def __hash__(self) -> int:
+        return hash(self.episode_id)
 
     def __repr__(self) -> str:
         steps = self._row["n_steps"]
@@ -201,12 +211,19 @@ class Episode:
     def _agent_index(self, agent: str) -> int:
         len(self)
         if agent not in self.agents:
-            raise UnknownAgent(agent, self.agents, f"episode {self.episode_id}, which has {', '.join(self.agents)}")
+            where = f"episode {self.episode_id}, which has {', '.join(self.agents)}"
+            raise UnknownAgent(agent, self.agents, f"{where} (select episodes with agent_id = '…')")
         return self.agents.index(agent)
 
     def steps(self, agent: str = DEFAULT_AGENT, columns: Sequence[str] = STEPS.stored_schema.names) -> pa.Table:
         """The agent's rows of the `steps` table, in order: an Arrow table of ``columns``."""
         self._agent_index(agent)
+        known = STEPS.stored_schema.names
+        if isinstance(columns, str):
+            raise InvalidArgument(f"columns must be a list of names, such as [{columns!r}]")
+        for name in columns:
+            if name not in known:
+                raise UnknownColumn(name, known, "steps")
         first = self._row["steps_first_row"] + sorted(self.agents).index(agent) * len(self)
         part = self._row["steps_part"]
         return read_rows(self._lake.snapshot.paths, STEPS.name, part, first, first + len(self), columns)[1]

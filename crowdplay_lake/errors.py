@@ -59,7 +59,10 @@ __all__ = [
 
 def nearest(name: str, known: Iterable[str], count: int = 3, least: float = 0.5) -> list[str]:
     """The known names most like ``name`` (0 to 1), best first; all of them where they are few."""
+    name = str(name)
     names = list(dict.fromkeys(known))
+    if len(name) >= 4 and (begin_so := [candidate for candidate in names if candidate.startswith(name)]):
+        return begin_so[:count]
     by_folded = {candidate.casefold(): candidate for candidate in names}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=least)
     if close:

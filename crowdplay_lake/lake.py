@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from .commit import Snapshot, open_snapshot
 from .episode import Environment, Episode, User
-from .errors import UnknownEnvironment, UnknownEpisode, UnknownTable
+from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, UnknownTable
 from .keywords import keyword_value
 from .query import Database, Parameters, QueryResult
 from .schema import EPISODES, TABLES
@@ -90,7 +90,7 @@ class Lake:
     """
 
     def __init__(self, path: str | Path, commit: int | None = None) -> None:
-        self.path = Path(path).absolute()
+        self.path = Path(path).expanduser().absolute()
         self.snapshot: Snapshot = open_snapshot(self.path, commit)
 
     @property
@@ -135,6 +135,8 @@ class Lake:
 
         Raises UnknownTable.
         """
+        if table == "episode_agents":
+            raise InvalidArgument("episode_agents is a view of SQL: lake.sql('SELECT … FROM episode_agents').pl()")
         if table not in TABLES:
             raise UnknownTable(table, TABLES)
         spec = TABLES[table]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -105,6 +108,21 @@ class QueryResult:
         return self.pl()._repr_html_()
 
 
+def _plain_parameters(parameters: Parameters) -> Parameters:
+    """The values for a query's placeholders, numpy scalars as the Python ones they equal."""
+    if parameters is None:
+        return None
+    if isinstance(parameters, Mapping):
+        return {name: _plain(value) for name, value in parameters.items()}
+    if isinstance(parameters, Sequence) and not isinstance(parameters, str | bytes):
+        return [_plain(value) for value in parameters]
+    raise InvalidArgument(f"params must be a list for ? or a dict for $name, not {type(parameters).__name__}")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _told(error: duckdb.Error) -> str:
     """What the database says, in one line."""
     _, _, text = str(error).partition("{")
@@ -150,11 +168,12 @@ class Database:
         # Set here, these hold for every cursor.
         # A large query spills into a folder of its own: the default, .tmp where the process runs, would also be
         # open to reading and writing.
-        self._spill = tempfile.TemporaryDirectory(prefix="crowdplay-lake-", ignore_cleanup_errors=True)
+        spill = tempfile.mkdtemp(prefix="crowdplay-lake-")
+        weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
         config: dict[str, str | bool | int | float | list[str]] = {
             "autoinstall_known_extensions": "false",
             "errors_as_json": "true",
-            "temp_directory": self._spill.name,
+            "temp_directory": spill,
         }
         self._connection = duckdb.connect(":memory:", config=config)
         run = self._connection.execute
@@ -192,6 +211,7 @@ class Database:
 
     def query(self, query: str, parameters: Parameters = None, tables: Mapping[str, Any] | None = None) -> QueryResult:
         """Run one reading statement on a cursor of its own. ``tables``: frames to join in, by name."""
+        parameters = _plain_parameters(parameters)
         cursor = self._connection.cursor()
         statement = query
         try:
@@ -246,14 +266,22 @@ class Database:
         name = details.get("name", "")
         subtype, kind = details.get("error_subtype"), details.get("type")
         if subtype == "COLUMN_NOT_FOUND":
-            columns = [column for columns in self.names().values() for column in columns]
-            return UnknownColumn(name, columns)
+            return self._unknown_column(name, query)
         if subtype == "MISSING_ENTRY" and kind == "Table":
             return UnknownTable(name, self.names())
         message = details.get("exception_message", str(error)).splitlines()[0]
         if details.get("exception_type") == "Permission":
             return QueryNotAllowed(f"{message}: a query reads the lake's tables only", query)
         return QueryError(message + self._hint(query), query)
+
+    def _unknown_column(self, name: str, query: str) -> UnknownColumn:
+        names = self.names()
+        owners = [table for table, columns in names.items() if name in columns]
+        if owners:
+            return UnknownColumn(name, (), f"what this query reads; it is in {', '.join(owners)}")
+        if f'"{name}"' in query:
+            return UnknownColumn(name, (), "the lake (a text takes single quotes)")
+        return UnknownColumn(name, [column for columns in names.values() for column in columns])
 
     def _hint(self, query: str) -> str:
         """What might have been meant by names in ``query`` that are almost those of tables or columns."""

@@ -283,7 +283,7 @@ def as_markdown() -> str:
         "# The tables of a lake",
         "",
         "Each is a Delta table: Parquet parts and a transaction log. `lake.sql` and `lake.scan` see them under these",
-        "names. Made from `crowdplay_lake/schema.py` by `make docs`.",
+        "names, all but `commits`, the lake's own book. Made from `crowdplay_lake/schema.py` by `make docs`.",
     ]
     for table in (*TABLES.values(), COMMITS):
         partition = f", partitioned by `{table.partition}`" if table.partition else ""
@@ -302,7 +302,8 @@ A view, in SQL only. One row per episode and agent: what `episodes`, `environmen
 keyword as a typed column.
 
 - Names are snake_case: 'Correct aliens shot (fraction)' is `correct_aliens_shot_fraction`. A reserved SQL word gets a
-  trailing underscore (`left_`), a name that is taken a number (`score_2`).
+  trailing underscore (`left_`), a name that is taken a number (`score_2`). Keys that differ only in capitals share a
+  column unless an agent has both: CrowdPlay writes 'Active playtime' and 'Active Playtime'.
 - Keys of the agent on its episode have bare names, those of the environment the prefix `environment_`, those under
   'all' on the episode the prefix `episode_`.
 - Whole numbers are BIGINT, other numbers DOUBLE, durations DOUBLE in seconds, dates TIMESTAMP in UTC, texts VARCHAR,

@@ -82,7 +82,7 @@ def _listed(files: Iterable[Path]) -> str:
 class _KeywordColumn:
     """One keyword as a column of the wide view."""
 
-    key: str
+    keys: tuple[str, ...]  # of several spellings the first one an agent has
     cast: str  # of the picked value, {}
     value: str  # the column of a keyword table
     name: str
@@ -130,20 +130,33 @@ def _keyword_columns(
         f"SELECT key, value_type, count(*), max(abs(value_double)) FROM {table} WHERE agent_id {agents} "
         "GROUP BY ALL ORDER BY key, value_type"
     )
-    by_key: dict[str, dict[str, int]] = {}
+    # CrowdPlay itself writes both 'Active playtime' and 'Active Playtime': one thing, one column, unless somebody has
+    # both.
+    owner = TABLES[table].sort[0]
+    apart = {
+        folded
+        for (folded,) in database.fetch(
+            f"SELECT DISTINCT lower(key) FROM {table} GROUP BY {owner}, agent_id, lower(key) HAVING count(*) > 1"
+        )
+    }
+    types_of: dict[str, dict[str, int]] = {}
+    keys_of: dict[str, dict[str, None]] = {}
     largest: dict[str, float] = {}
     for key, value_type, count, size in rows:
-        by_key.setdefault(key, {})[value_type] = count
-        largest[key] = max(largest.get(key, 0.0), size or 0.0)
+        folded = key if key.lower() in apart else key.lower()
+        keys_of.setdefault(folded, {})[key] = None
+        types = types_of.setdefault(folded, {})
+        types[value_type] = types.get(value_type, 0) + count
+        largest[folded] = max(largest.get(folded, 0.0), size or 0.0)
     columns = []
-    for key, types in by_key.items():
-        name = base = column_name(key, reserved, prefix)
+    for folded, types in types_of.items():
+        name = base = column_name(folded, reserved, prefix)
         number = 1
         while name in taken:
             number += 1
             name = f"{base}_{number}"
         taken.add(name)
-        columns.append(_KeywordColumn(key, *_expression(types, largest[key]), name))
+        columns.append(_KeywordColumn(tuple(keys_of[folded]), *_expression(types, largest[folded]), name))
     return columns
 
 
@@ -151,7 +164,8 @@ def _pivot(table: str, owner: str, agents: str, by_agent: bool, columns: list[_K
     """Keys as columns: one row per owner, or per owner and agent."""
     keys = [owner, "agent_id"] if by_agent else [owner]
     picked = [
-        c.cast.format(f"any_value({c.value}) FILTER (key = {literal(c.key)})") + f" AS {identifier(c.name)}"
+        c.cast.format(f"any_value({c.value} ORDER BY key) FILTER (key IN ({', '.join(map(literal, c.keys))}))")
+        + f" AS {identifier(c.name)}"
         for c in columns
     ]
     return f"SELECT {', '.join([*keys, *picked])} FROM {table} WHERE agent_id {agents} GROUP BY {', '.join(keys)}"

@@ -260,3 +260,17 @@ def test_what_cannot_be_is_told(lake: Lake) -> None:
     ):
         with pytest.raises(InvalidArgument):
             to_mdp_dataset(lake.episodes(), **wrong)  # type: ignore[arg-type]
+
+
+def test_a_dumped_dataset_comes_back_with_its_stacks_and_actions(lake: Lake, tmp_path: Path) -> None:
+    from crowdplay_lake.offline.d3rlpy import dump, load
+
+    dataset = to_mdp_dataset(lake.episodes("game = 'breakout'"), action_size=9)
+    dump(dataset, tmp_path / "x.h5")
+    loaded = load(tmp_path / "x.h5")
+    assert loaded.dataset_info.action_size == 9
+    assert loaded.sample_transition_batch(2).observations.shape == (2, 4, 84, 84)
+    for mine, theirs in zip(dataset.episodes, loaded.episodes, strict=True):
+        np.testing.assert_array_equal(mine.observations, theirs.observations)
+        assert mine.terminated == theirs.terminated
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]

@@ -381,6 +381,14 @@ def test_names_of_columns(key: str, column: str) -> None:
         assert name == column
 
 
+def test_spellings_that_differ_in_capitals_share_a_column(tmp_path: Path) -> None:
+    # CrowdPlay writes both; what a column means must not depend on which other episodes the lake holds.
+    lake = hand_made(tmp_path / "made", {"e1": {"Active playtime": 1}, "e2": {"Active Playtime": 2}})
+    rows = lake.sql("SELECT episode_id, active_playtime FROM episode_agents ORDER BY episode_id").fetchall()
+    assert rows == [("e1", 1), ("e2", 2)]
+    assert "active_playtime_2" not in lake.tables()["episode_agents"]
+
+
 def test_a_key_becomes_a_column_and_clashes_are_numbered(tmp_path: Path) -> None:
     lake = hand_made(
         tmp_path / "made",

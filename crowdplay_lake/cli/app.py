@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -56,11 +57,12 @@ def main() -> None:
     del commands
     try:
         app()
+    except BrokenPipeError:
+        # Whoever reads this has seen enough, as `head` has. Nothing more may be written, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
     except (CrowdPlayLakeError, OSError) as error:
         if _verbose:
             raise
         stderr.print(f"crowdplay-lake: error: {error}", style="red", markup=False)
         sys.exit(FAILED)
-    except KeyboardInterrupt:
-        stderr.print("crowdplay-lake: interrupted; what was committed is kept, run it again to go on")
-        sys.exit(130)

@@ -13,8 +13,11 @@ import typer
 from ..errors import InvalidArgument
 from .app import app
 from .output import Output, human_bytes, human_duration, print_json, print_rows, print_table, stderr, stdout
+from .output import as_json as _as_json
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from crowdplay_ingest.pipeline import IngestSummary
 
     from ..lake import Lake
@@ -69,6 +72,8 @@ def record(
     from crowdplay_ingest.recorder import record as record_episodes
 
     chosen = None if games is None else [game.strip() for game in games.split(",") if game.strip()]
+    if chosen == []:
+        raise InvalidArgument("--games names no game")
     options = RecordingOptions(seed, protocol, compression.value, frame_limit, metadata)
     plan = sample_plan(seconds, chosen, seed)
     total = sum(len(environment.episodes) for environment in plan)
@@ -97,7 +102,7 @@ def ingest(
     raw: Annotated[Path, typer.Argument(metavar="RAW", help="A folder of raw episodes, or one episode's file.")],
     lake: Annotated[Path, typer.Argument(metavar="LAKE", help="The lake's folder; made if missing.")],
     metadata: Annotated[
-        Path | None, typer.Option(help="A dataset.sqlite elsewhere; by default those below RAW are read.")
+        Path | None, typer.Option(help="A dataset.sqlite elsewhere; by default those below RAW, or beside a file.")
     ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -110,8 +115,12 @@ def ingest(
 
     from .progress import IngestBar
 
-    with IngestBar() as bar:
-        summary = ingest_raw(raw, lake, IngestOptions(metadata=metadata), bar)
+    try:
+        with IngestBar() as bar:
+            summary = ingest_raw(raw, lake, IngestOptions(metadata=metadata), bar)
+    except KeyboardInterrupt:
+        stderr.print("interrupted: what was committed is in the lake; run it again to go on from the last commit")
+        raise typer.Exit(130) from None
     if output is Output.JSON:
         rejected = [vars(rejection) for rejection in summary.rejected]
         print_json({**vars(summary), "rejected": rejected, "lake": lake})
@@ -197,7 +206,16 @@ def sql(
 
 def _print_text(result: QueryResult) -> None:
     print_rows(result.columns, result.fetchall())
-    stdout.print(f"{len(result):,} rows", style="dim")
+    stdout.print(f"{len(result):,} row{'' if len(result) == 1 else 's'}", style="dim")
+
+
+def _flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """What CSV can hold: lists as JSON text, bytes as hex."""
+    import polars as pl
+
+    lists = [pl.col(name).map_elements(_as_json, pl.String) for name, kind in frame.schema.items() if kind.is_nested()]
+    binary = [pl.col(name).bin.encode("hex") for name, kind in frame.schema.items() if kind == pl.Binary]
+    return frame.with_columns(*lists, *binary)
 
 
 def _print_parquet(result: QueryResult) -> None:
@@ -209,7 +227,7 @@ def _print_parquet(result: QueryResult) -> None:
 _PRINTERS: dict[QueryOutput, Any] = {
     QueryOutput.TEXT: _print_text,
     QueryOutput.JSON: lambda result: print_json([dict(zip(result.columns, row, strict=True)) for row in result]),
-    QueryOutput.CSV: lambda result: result.pl().write_csv(sys.stdout),
+    QueryOutput.CSV: lambda result: _flat(result.pl()).write_csv(sys.stdout),
     QueryOutput.PARQUET: _print_parquet,
 }
 
@@ -219,18 +237,26 @@ def export(
     lake: LakeArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
     to: Annotated[Trainer, typer.Option("--to", help="What it is for.")] = Trainer.D3RLPY,
-    where: Annotated[str | None, typer.Option(help="An SQL condition over episode_agents; all by default.")] = None,
-    agent: Annotated[str, typer.Option(help="Whose trajectories.")] = "game_0>player_0",
+    where: Annotated[
+        str | None, typer.Option(help="An SQL condition over episode_agents that chooses episodes; all by default.")
+    ] = None,
+    agent: Annotated[str, typer.Option(help="Whose trajectories, in each chosen episode.")] = "game_0>player_0",
     downsample_frequency: Annotated[int, typer.Option(help="Every how many steps a decision is.", min=1)] = 4,
-    rewards: Annotated[str, typer.Option(help="'following' or 'crowdplay'.")] = "following",
-    controlled_by: Annotated[str | None, typer.Option(help="Only what a 'human' or an 'ai' plays.")] = None,
+    rewards: Annotated[
+        str, typer.Option(metavar="following|crowdplay", help="Which rewards a decision gets.")
+    ] = "following",
+    controlled_by: Annotated[
+        str | None, typer.Option(metavar="human|ai", help="Only the steps that they play; all by default.")
+    ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Write a dataset for a trainer. `d3rlpy`: a file for ReplayBuffer.load; needs the extra `d3rlpy`."""
+    """Write a dataset for a trainer. `d3rlpy`: read it back with crowdplay_lake.offline.d3rlpy.load."""
     from ..lake import Lake
     from ..offline.d3rlpy import dump, to_mdp_dataset
 
     del to
+    if file.is_dir():
+        raise InvalidArgument(f"{file}: is a folder; name a file in it")
     if not file.absolute().parent.is_dir():
         raise InvalidArgument(f"{file.parent}: no such folder to write {file.name} into")
     episodes = Lake(lake).episodes(where)

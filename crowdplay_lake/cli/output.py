@@ -14,6 +14,7 @@ from rich.table import Table
 
 __all__ = [
     "Output",
+    "as_json",
     "human_bytes",
     "human_duration",
     "print_json",
@@ -53,9 +54,14 @@ def _jsonable(value: Any) -> Any:
     return str(value)
 
 
+def as_json(value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON text. Bytes become hex, durations seconds, NaN null."""
+    return json.dumps(_jsonable(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
 def print_json(value: Any) -> None:
-    """One JSON document. Bytes become hex, durations seconds, NaN null."""
-    print(json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+    """One JSON document on stdout, as `as_json` writes it."""
+    print(as_json(value, indent=2))
 
 
 # Narrower columns than this cannot be read.

@@ -6,7 +6,8 @@ import contextlib
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,9 @@ from ..observations import ObservationParameters
 from .transitions import ControlledBy, Conversion, Rewards, Segment, segments
 
 if TYPE_CHECKING:
-    from d3rlpy.dataset import MDPDataset
+    from d3rlpy.dataset import MDPDataset, ReplayBuffer
 
-__all__ = ["dump", "to_mdp_dataset"]
+__all__ = ["dump", "load", "to_mdp_dataset"]
 
 
 def to_mdp_dataset(
@@ -51,14 +52,7 @@ def to_mdp_dataset(
 
     Raises InvalidArgument for an empty selection, UnknownAgent, NoTrajectory, MissingExtra.
     """
-    try:
-        # d3rlpy imports gym, which greets every program with four lines about its successor.
-        with contextlib.redirect_stderr(io.StringIO()):
-            import d3rlpy.dataset as trainer
-            from d3rlpy.constants import ActionSpace
-    except ImportError as error:
-        raise MissingExtra("d3rlpy", "d3rlpy") from error
-
+    trainer = _d3rlpy()
     if n_frames < 1:
         raise InvalidArgument(f"n_frames must be at least 1, not {n_frames}")
     conversion = Conversion(agent, downsample_frequency, downsample_offset, rewards, controlled_by)
@@ -81,11 +75,31 @@ def to_mdp_dataset(
         np.concatenate([segment.rewards for segment in chosen]).astype(np.float32)[:, None],
         terminals,
         timeouts,
-        transition_picker=trainer.FrameStackTransitionPicker(n_frames) if n_frames > 1 else None,
-        trajectory_slicer=trainer.FrameStackTrajectorySlicer(n_frames) if n_frames > 1 else None,
-        action_space=ActionSpace.DISCRETE,
         action_size=_action_size(chosen) if action_size is None else action_size,
+        **_discrete_stacks(trainer, n_frames),
     )
+
+
+def _d3rlpy() -> ModuleType:
+    """The module d3rlpy.dataset. d3rlpy imports gym, which greets every program with four lines about its successor."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            import d3rlpy.dataset
+    except ImportError as error:
+        raise MissingExtra("d3rlpy", "d3rlpy") from error
+    module: ModuleType = d3rlpy.dataset
+    return module
+
+
+def _discrete_stacks(trainer: ModuleType, n_frames: int) -> dict[str, Any]:
+    """What tells a buffer that actions are discrete and how many frames it stacks when it samples."""
+    from d3rlpy.constants import ActionSpace
+
+    return {
+        "action_space": ActionSpace.DISCRETE,
+        "transition_picker": trainer.FrameStackTransitionPicker(n_frames) if n_frames > 1 else None,
+        "trajectory_slicer": trainer.FrameStackTrajectorySlicer(n_frames) if n_frames > 1 else None,
+    }
 
 
 def _observations(
@@ -110,11 +124,45 @@ def _action_size(chosen: list[Segment]) -> int:
 
 
 def dump(dataset: MDPDataset, file: Path) -> None:
-    """Write the dataset to an HDF5 file for `d3rlpy.dataset.ReplayBuffer.load`; whole or not at all."""
+    """Write the dataset to an HDF5 file, whole or not at all; `load` reads it.
+
+    d3rlpy's own `ReplayBuffer.load` reads it too, but without the frame stacks and the number of actions.
+    """
+    import h5py
+
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
         with unfinished.open("w+b") as stream:
             dataset.dump(stream)
+        with h5py.File(unfinished, "r+") as stored:
+            stored.attrs["n_frames"] = _n_frames(dataset)
+            stored.attrs["action_size"] = dataset.dataset_info.action_size
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _n_frames(dataset: MDPDataset) -> int:
+    for episode in dataset.episodes:
+        if episode.transition_count:
+            return int(dataset.transition_picker(episode, 0).observation.shape[0])
+    return 1
+
+
+def load(file: Path | str) -> ReplayBuffer:
+    """The dataset of a file that `dump` wrote, with its frame stacks and number of actions."""
+    trainer = _d3rlpy()
+    import h5py
+
+    with h5py.File(file, "r") as stored:
+        n_frames, action_size = int(stored.attrs.get("n_frames", 1)), stored.attrs.get("action_size")
+    with open(file, "rb") as stream:
+        episodes = trainer.ReplayBuffer.load(stream, trainer.InfiniteBuffer()).episodes
+    return trainer.ReplayBuffer(
+        trainer.InfiniteBuffer(),
+        episodes=episodes,
+        action_size=None if action_size is None else int(action_size),
+        # Nothing is recorded into it.
+        cache_size=1,
+        **_discrete_stacks(trainer, n_frames),
+    )
