@@ -8,8 +8,10 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -357,3 +359,35 @@ def test_an_export_that_cannot_be(lake: Lake, tmp_path: Path, options: list[str]
     assert line.startswith("crowdplay-lake: error: ")
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_and_bytes_in_csv(lake: Lake) -> None:
+    result = shell("sql", lake.path, "SELECT agents, palettes FROM episodes LIMIT 1", "--output", "csv")
+    assert result.returncode == 0
+    header, row = result.stdout.splitlines()
+    assert header == "agents,palettes"
+    assert row.startswith('"[""game_0>player_0""')
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(lake: Lake) -> None:
+    command = [sys.executable, "-c", MAIN, "sql", str(lake.path), "SELECT * FROM steps", "--output", "csv"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait()
+
+
+def test_an_interrupted_ingest_says_how_to_go_on(raw: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAIN, "ingest", str(raw), str(tmp_path / "lake")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("lake/steps/game=*/*.parquet")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert "run it again" in told
+    assert Lake(tmp_path / "lake").commit == 0
+    assert not list(tmp_path.glob("lake/steps/game=*/*.parquet"))

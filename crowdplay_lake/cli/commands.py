@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,8 +13,7 @@ import typer
 
 from ..errors import InvalidArgument
 from .app import app
-from .output import Output, human_bytes, human_duration, print_json, print_rows, print_table, stderr, stdout
-from .output import as_json as _as_json
+from .output import Output, as_json, human_bytes, human_duration, print_json, print_rows, print_table, stderr, stdout
 
 if TYPE_CHECKING:
     import polars as pl
@@ -213,7 +213,10 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
     """What CSV can hold: lists as JSON text, bytes as hex."""
     import polars as pl
 
-    lists = [pl.col(name).map_elements(_as_json, pl.String) for name, kind in frame.schema.items() if kind.is_nested()]
+    def in_json(value: Any) -> str:
+        return as_json(value.to_list() if isinstance(value, pl.Series) else value)
+
+    lists = [pl.col(name).map_elements(in_json, pl.String) for name, kind in frame.schema.items() if kind.is_nested()]
     binary = [pl.col(name).bin.encode("hex") for name, kind in frame.schema.items() if kind == pl.Binary]
     return frame.with_columns(*lists, *binary)
 
@@ -221,13 +224,16 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
 def _print_parquet(result: QueryResult) -> None:
     if sys.stdout.isatty():
         raise InvalidArgument("Parquet is no text: redirect it, as in --output parquet > rows.parquet")
-    result.pl().write_parquet(sys.stdout.buffer)
+    packed = io.BytesIO()
+    result.pl().write_parquet(packed)
+    sys.stdout.buffer.write(packed.getbuffer())
 
 
 _PRINTERS: dict[QueryOutput, Any] = {
     QueryOutput.TEXT: _print_text,
     QueryOutput.JSON: lambda result: print_json([dict(zip(result.columns, row, strict=True)) for row in result]),
-    QueryOutput.CSV: lambda result: _flat(result.pl()).write_csv(sys.stdout),
+    # Through Python's own stdout: where its reader is gone, that is told apart from a fault.
+    QueryOutput.CSV: lambda result: sys.stdout.write(_flat(result.pl()).write_csv()),
     QueryOutput.PARQUET: _print_parquet,
 }
 
