@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -35,6 +36,8 @@ __all__ = ["Change", "Snapshot", "Writer", "open_snapshot", "writing"]
 
 # The name under which lake commits appear in Delta's application transactions.
 APPLICATION = "crowdplay-lake"
+# A lake commit names versions of tables: they stay readable, where Delta would drop its log after 30 days.
+_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,11 @@ def open_snapshot(root: Path | str, commit: int | None = None) -> Snapshot:
 
 def _no_lake(root: Path) -> str:
     beside = root.absolute().parent
-    lakes = [path.name for path in beside.iterdir() if LakePaths(path).commits.is_dir()] if beside.is_dir() else []
+    lakes = (
+        [path.name for path in beside.iterdir() if path != root.absolute() and LakePaths(path).commits.is_dir()]
+        if beside.is_dir()
+        else []
+    )
     close = nearest(root.name, lakes)
     hint = did_you_mean(str(root.parent / name) for name in close)
     return f"{root}: no lake here{hint or f'; make one with: crowdplay-lake ingest RAW {root}'}"
@@ -221,7 +228,7 @@ class Writer:
         parts = self.snapshot.parts(table)
         for value in sorted({*_partition_values(spec, before), *_partition_values(spec, after)}, key=str):
             new = _partition(spec, after, value)
-            if not _partition(spec, before, value).equals(new):
+            if not _same(_partition(spec, before, value), new):
                 change.add += write_parts(self.paths, spec, new)
                 change.remove += [part for part in parts if part.partition == value]
         return change
@@ -250,6 +257,18 @@ class Writer:
             _delta_schema(COMMITS),
             commit_properties=CommitProperties(app_transactions=[Transaction(APPLICATION, number)]),
         )
+
+
+def _same(before: pa.Table, after: pa.Table) -> bool:
+    """Equal row for row; unlike in Arrow, NaN equals NaN."""
+    return len(before) == len(after) and all(_bits(before[n]).equals(_bits(after[n])) for n in after.column_names)
+
+
+def _bits(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    if not pa.types.is_floating(column.type):
+        return column
+    bits = column.fill_null(0.0).to_numpy().view(np.int64)
+    return pa.array(bits, mask=column.is_null().to_numpy())
 
 
 def _partition_values(table: Table, rows: pa.Table) -> list[str | None]:
@@ -299,12 +318,17 @@ def _create(paths: LakePaths) -> None:
                 _delta_schema(table),
                 [],
                 partition_by=_partition_by(table),
+                configuration=_CONFIGURATION,
                 name=table.name,
                 description=f"crowdplay-lake: one row per {table.row}",
             )
     part = _write_commit_row(paths, 0, "create", dict.fromkeys(TABLES, 0), {})
     create_table_with_add_actions(
-        _address(paths.commits), _delta_schema(COMMITS), [_add_action(part)], name=COMMITS.name
+        _address(paths.commits),
+        _delta_schema(COMMITS),
+        [_add_action(part)],
+        configuration=_CONFIGURATION,
+        name=COMMITS.name,
     )
 
 

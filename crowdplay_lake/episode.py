@@ -103,8 +103,9 @@ class _FrameLog:
         first, last = self._first_row + first_step, self._first_row + last_step
         paths = self._episode._lake.snapshot.paths
         start, rows = read_rows(paths, FRAMES.name, part, first, last + 1, ("keyframe", "gaps", "colors"), True)
-        self._cached = _change_log(start - self._first_row, rows)
-        return self._cached
+        log = _change_log(start - self._first_row, rows)
+        self._cached = log
+        return log
 
 
 def _change_log(first_step: int, rows: pa.Table) -> ChangeLog:
@@ -263,7 +264,7 @@ class Episode:
         return list(self.iter_raw_trajectory())
 
     def iter_raw_trajectory(self) -> Iterator[dict[str, Any]]:
-        """The step dicts, one by one, in bounded memory."""
+        """The step dicts, one by one; frames are drawn as they are asked for."""
         steps = {agent: AgentSteps.of(self.steps(agent)) for agent in self.agents}
         return raw_steps(steps, self._iter_frames(), self._row["variant"], self._row["reward_type"])
 

@@ -213,8 +213,10 @@ def read_rows(
     opened = _open_part(paths.part(table, part))
     begin = int(np.searchsorted(opened.starts, first, side="right")) - 1
     end = int(np.searchsorted(opened.starts, stop, side="left"))
-    # Few columns of a row group are small, and the next episode's rows are likely in the same one.
-    read = _read_narrow if len(columns) <= NARROW and not whole_groups else _read_groups
+    # A few numbers of a row group are small, and the next episode's rows are likely in the same one.
+    schema = TABLES[table].schema
+    is_narrow = len(columns) <= NARROW and all(pa.types.is_primitive(schema.field(name).type) for name in columns)
+    read = _read_narrow if is_narrow and end - begin <= 2 else _read_groups
     rows = read(paths.part(table, part), begin, end, tuple(columns))
     start = int(opened.starts[begin])
     if whole_groups:

@@ -6,6 +6,7 @@ EXPLAIN ANALYZE of those) is refused by statement type before it runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -193,7 +194,9 @@ class Database:
 
     def fetch(self, query: str) -> list[tuple[Any, ...]]:
         """Rows of a query of our own."""
-        return self._connection.execute(query).fetchall()
+        # The connection refuses a second call while one runs, so each has a cursor of its own.
+        with contextlib.closing(self._connection.cursor()) as cursor:
+            return cursor.execute(query).fetchall()
 
     def lock(self) -> None:
         """From here on settings cannot be changed, by anybody."""

@@ -747,3 +747,26 @@ def test_an_episode_that_was_repacked_has_not_changed(small: Path, tmp_path: Pat
     put(raw / f"{path.name.split('.')[0]}.pickle.bz2", bz2.compress(pickled))
     again = ingest(raw, tmp_path / "lake")
     assert (again.changed_files, again.unchanged, again.commit) == ((), first.episodes, first.commit)
+
+
+def test_metadata_that_says_less_takes_nothing_back(small: Path, tmp_path: Path) -> None:
+    first = Path(shutil.copytree(small, tmp_path / "first"))
+    ingest(first, tmp_path / "lake")
+    games = "SELECT episode_id, game, task, source FROM episodes ORDER BY episode_id"
+    before = Lake(tmp_path / "lake").sql(games).fetchall()
+    partial = tmp_path / "partial.sqlite"
+    shutil.copy2(first / "dataset.sqlite", partial)
+    with closing(sqlite3.connect(partial)) as database:
+        database.execute("DELETE FROM environmentkeyworddata")
+        database.commit()
+    ingest(first, tmp_path / "lake", IngestOptions(metadata=partial))
+    assert Lake(tmp_path / "lake").sql(games).fetchall() == before
+    assert "unknown" not in {game for _, game, *_ in before}
+
+
+def test_a_keyword_that_is_no_number_changes_nothing_the_second_time(small: Path, tmp_path: Path) -> None:
+    raw = Path(shutil.copytree(small, tmp_path / "raw"))
+    with closing(sqlite3.connect(raw / "dataset.sqlite")) as database:
+        database.execute("UPDATE episodekeyworddata SET value = ? WHERE key = 'Score'", [pickle.dumps(float("nan"))])
+        database.commit()
+    assert ingest(raw, tmp_path / "lake").commit == ingest(raw, tmp_path / "lake").commit

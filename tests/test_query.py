@@ -492,3 +492,18 @@ def test_after_all_attacks_the_lake_answers_as_before(lake: Lake, walled: Lake) 
     settings = dict(walled.sql("SELECT name, value FROM duckdb_settings()").fetchall())
     assert str(settings["enable_external_access"]).lower() in ("false", "0")
     assert str(settings["lock_configuration"]).lower() in ("true", "1")
+
+
+def test_queries_in_threads_do_not_disturb_each_other(lake: Lake) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def ask(number: int) -> int | str:
+        try:
+            return len(lake.sql("SELECT scoer FROM episodes" if number % 10 == 0 else "SELECT * FROM episode_agents"))
+        except UnknownColumn as error:
+            return error.name
+
+    expected = len(lake.sql("SELECT * FROM episode_agents"))
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(60)))
+    assert answers == ["scoer" if number % 10 == 0 else expected for number in range(60)]

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from crowdplay_lake.commit import Change, Writer, writing
 from crowdplay_lake.errors import InvalidArgument, RawDataError
-from crowdplay_lake.schema import EPISODES, TABLES, Table
+from crowdplay_lake.schema import EPISODES, TABLES, UNKNOWN, Table
 
 from .machine import Limits
 from .metadata import Metadata, read_metadata
@@ -112,6 +112,7 @@ class _Ingest:
     ) -> None:
         self.writer = writer
         self.metadata = metadata
+        self.metadata_names = metadata_names
         self.options = options
         self.progress = progress
         self.episodes = {row["episode_id"]: row for row in writer.snapshot.read(EPISODES.name).to_pylist()}
@@ -123,6 +124,7 @@ class _Ingest:
         for name, row in self.rejected.items():
             if name in before and all(before[name][key] == row[key] for key in row if key != "time"):
                 self.rejected[name] = before[name]
+        self._complete_environments()
         # Episodes whose game the metadata tells otherwise than when they were ingested, and the game.
         self.moving: dict[str, str] = {}
         self.steps = 0
@@ -154,7 +156,7 @@ class _Ingest:
             rejected=tuple(
                 Rejection(*(row[key] for key in ("name", "bytes", "sha256", "mtime_ns", "reason", "step")))
                 for name, row in sorted(self.rejected.items())
-                if name in names or row["sha256"] is None
+                if name in names or _is_of(name, self.metadata_names)
             ),
             commit=self.writer.snapshot.number,
         )
@@ -183,8 +185,17 @@ class _Ingest:
         """The row as the metadata tells it: of this run, or else of an earlier one."""
         known = self.episodes.get(episode_id, dict.fromkeys(EPISODES.schema.names))
         if episode_id in self.metadata.environment_of or known["game"] is None:
-            return {**known, **self.metadata.episode_columns(episode_id), "episode_id": episode_id}
+            told = self.metadata.episode_columns(episode_id)
+            return {**known, **_completed(told, known), "episode_id": episode_id}
         return dict(known)
+
+    def _complete_environments(self) -> None:
+        """What the metadata leaves out of an environment, it has not taken back: an earlier run's values stay."""
+        known = {row["environment_id"]: row for row in self.writer.snapshot.read("environments").to_pylist()}
+        environments = self.metadata.environments
+        for environment_id in {*environments, *self.metadata.environment_of.values()} & known.keys():
+            told = environments.get(environment_id, {})
+            environments[environment_id] = {**known[environment_id], **_completed(told, known[environment_id])}
 
     def _reject(self, rejections: Iterable[Rejection]) -> None:
         for rejection in rejections:
@@ -247,7 +258,8 @@ class _Ingest:
         table: Table = TABLES[name]
         number = self.writer.snapshot.number + 1
         merged = {tuple(row[k] for k in key): row for row in self.writer.snapshot.read(name).to_pylist()}
-        columns = [c for c in table.schema.names if c not in ("commit", table.partition)]
+        # value_json tells values apart; in value_double NaN would differ from itself.
+        columns = [c for c in table.schema.names if c not in ("commit", "value_double", table.partition)]
         for row in rows:
             identity = tuple(row[k] for k in key)
             known = merged.get(identity)
@@ -259,6 +271,14 @@ class _Ingest:
                 row[table.partition] = self.episodes[row["episode_id"]][table.partition]
         schema = table.schema
         return pa.Table.from_pylist([{c: row.get(c) for c in schema.names} for row in merged.values()], schema)
+
+
+def _completed(told: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """``told``, and where it says nothing, what is ``known``."""
+    return {
+        name: known[name] if value in (None, UNKNOWN) and known.get(name) is not None else value
+        for name, value in told.items()
+    }
 
 
 def _has_changed(file: RawFile, known: Mapping[str, Any]) -> bool:
