@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -113,8 +114,6 @@ class Change:
 
 def _decoded(path: str) -> str:
     # Delta's log percent-encodes paths once more than the disk has them; the action list gives them back so.
-    from urllib.parse import unquote
-
     return unquote(path)
 
 
