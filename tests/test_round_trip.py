@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import read_raw
 from hypothesis import given, settings
@@ -556,7 +557,8 @@ def through_tables(pickled: bytes) -> Trajectory:
     """Through the machine and the tables; only the frames go past them."""
     converted = convert("id", "unknown", iter_items(io.BytesIO(pickled)))
     agents, n = converted.facts["agents"], converted.n_steps
-    rows = {agent: converted.steps.slice(sorted(agents).index(agent) * n, n) for agent in agents}
+    steps_of_all = pa.concat_tables(converted.rows.steps)
+    rows = {agent: steps_of_all.slice(sorted(agents).index(agent) * n, n) for agent in agents}
     frames = ({agent: made["prev_obs"][agent]["image"] for agent in agents} for made in pickle.loads(pickled))
     steps = {agent: AgentSteps.of(table) for agent, table in rows.items()}
     return list(raw_steps(steps, frames, converted.facts["variant"], converted.facts["reward_type"]))

@@ -8,7 +8,7 @@ agent lies under its key "step" in the row of the first agent.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from crowdplay_lake.content import content_hash
 from crowdplay_lake.errors import RawDataError, UnsupportedTrajectory
 from crowdplay_lake.games import ACTION_MEANINGS, is_frame_limit
 from crowdplay_lake.keywords import is_storable
+from crowdplay_lake.parts import EpisodeRows
 from crowdplay_lake.pixels import ScreenEncoder
 from crowdplay_lake.schema import ALL_AGENTS, FRAMES, RAM_BYTES, RAM_COLUMNS, STEPS
 from crowdplay_lake.tagged import dumps
@@ -40,8 +41,7 @@ _KNOWN = {"prev_obs", "step_iter", "info", *_BY_AGENT, *_STATISTICS}
 class ConvertedEpisode:
     """The rows of one episode and what the `episodes` table says of it."""
 
-    steps: pa.Table  # columns of STEPS, sorted by agent and step
-    frames: Sequence[pa.Table]  # columns of FRAMES, one table per screen agent, sorted
+    rows: EpisodeRows
     facts: Mapping[str, Any]  # the columns of EPISODES that come from the trajectory
 
     @property
@@ -322,7 +322,7 @@ class _Converter:
             "variant": self.variant,
         }
         facts["content_hash"] = content_hash([steps, *frames])
-        return ConvertedEpisode(steps, frames, facts)
+        return ConvertedEpisode(EpisodeRows([steps], [[table] for table in frames]), facts)
 
     def _first_done(self, agent: str) -> int | None:
         done = self.rows[agent].done

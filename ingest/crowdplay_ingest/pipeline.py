@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from crowdplay_lake.commit import Change, Writer, writing
 from crowdplay_lake.errors import InvalidArgument, RawDataError
+from crowdplay_lake.parts import moved
 from crowdplay_lake.schema import EPISODES, TABLES, UNKNOWN, Table
 
 from .machine import Limits
 from .metadata import Metadata, read_metadata
-from .parts import moved
 from .sources import RawFile, open_source, split_name, unknown_path
 from .tasks import Progress, Rejection, TaskResult, plan, run_task
 

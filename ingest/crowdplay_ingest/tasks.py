@@ -13,11 +13,11 @@ from typing import Any
 
 from crowdplay_lake.errors import RawDataError
 from crowdplay_lake.layout import LakePaths, Part
+from crowdplay_lake.parts import GameWriter
 from crowdplay_lake.schema import FRAMES, STEPS
 
 from .convert import ConvertedEpisode, convert
 from .machine import Limits, iter_items
-from .parts import GameWriter
 from .sources import RawFile
 
 __all__ = ["Progress", "Rejection", "Task", "TaskResult", "plan", "run_task"]
@@ -93,7 +93,7 @@ def run_task(paths: LakePaths, task: Task, limits: Limits, progress: Progress) -
                         result.rejected.append(converted)
                     else:
                         episode, origin = converted
-                        result.episodes.append({**origin, **episode.facts, **writer.write(episode)})
+                        result.episodes.append({**origin, **episode.facts, **writer.write(episode.rows)})
                     progress.finished(file, converted if isinstance(converted, Rejection) else None)
                 writer.close(result.parts)
     except BaseException:

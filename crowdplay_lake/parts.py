@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from crowdplay_lake.commit import Change, Writer
-from crowdplay_lake.games import ACTION_MEANINGS, is_frame_limit
-from crowdplay_lake.layout import LakePaths, Part, PartWriter, read_rows
-from crowdplay_lake.schema import FRAMES, RAM_COLUMNS, STEPS
+from .commit import Change, Writer
+from .games import ACTION_MEANINGS, is_frame_limit
+from .layout import LakePaths, Part, PartWriter, read_rows
+from .schema import FRAMES, RAM_COLUMNS, STEPS, Table
 
-from .convert import ConvertedEpisode
-
-__all__ = ["GameWriter", "moved"]
+__all__ = ["EpisodeRows", "GameWriter", "moved", "read_episode"]
 
 Row = MutableMapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EpisodeRows:
+    """The rows of one episode in pieces, so that no one has to hold them all. Iterate each once."""
+
+    steps: Iterable[pa.Table]  # stored columns of STEPS, sorted by agent and step
+    frames: Sequence[
+        Iterable[pa.Table]
+    ]  # per screen agent, sorted; stored columns of FRAMES, each begins with a keyframe
 
 
 class GameWriter:
@@ -33,7 +42,7 @@ class GameWriter:
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
 
-    def write(self, episode: ConvertedEpisode) -> dict[str, Any]:
+    def write(self, episode: EpisodeRows) -> dict[str, Any]:
         """Append an episode; returns where its rows are."""
         if self._steps is None or self._frames is None:
             self._steps = PartWriter(self._paths, STEPS, self._game)
@@ -44,12 +53,13 @@ class GameWriter:
             "frames_part": self._frames.relative,
             "frames_first_row": self._frames.rows,
         }
-        for frames in episode.frames:
+        for frames in itertools.chain.from_iterable(episode.frames):
             self._frames.write(frames)
-        self._waiting.append(episode.steps)
-        self._waiting_rows += len(episode.steps)
-        if self._waiting_rows >= STEPS.row_group_rows:
-            self._flush()
+        for steps in episode.steps:
+            self._waiting.append(steps)
+            self._waiting_rows += len(steps)
+            if self._waiting_rows >= STEPS.row_group_rows:
+                self._flush()
         return place
 
     def _flush(self) -> None:
@@ -90,9 +100,9 @@ def moved(writer: Writer, episodes: Mapping[str, Row], games: Mapping[str, str])
     for game, group in itertools.groupby(sorted(rows, key=_game_and_id), key=lambda row: str(row["game"])):
         with GameWriter(snapshot.paths, game) as parts:
             for row in group:
-                whole = _read(snapshot.paths, row)
+                whole = read_episode(snapshot.paths, row)
                 if row["episode_id"] in games:
-                    row.update(_of_game(game, row, whole.steps))
+                    row.update(_of_game(game, row, snapshot.paths))
                 row.update(parts.write(whole))
             parts.close(added)
     for table, parts_of_table in added.items():
@@ -104,26 +114,34 @@ def _game_and_id(row: Row) -> tuple[str, str]:
     return row["game"], row["episode_id"]
 
 
-def _read(paths: LakePaths, row: Row) -> ConvertedEpisode:
+def read_episode(paths: LakePaths, row: Mapping[str, Any]) -> EpisodeRows:
+    """The rows of an episode, as they were written; ``row`` is its row of `episodes`."""
     n = row["n_steps"]
-    first = row["steps_first_row"]
-    columns = STEPS.stored_schema.names
-    _, steps = read_rows(paths, STEPS.name, row["steps_part"], first, first + n * len(row["agents"]), columns)
-    frames = []
-    for index in range(len(row["screen_agents"])):
-        first = row["frames_first_row"] + index * n
-        columns = FRAMES.stored_schema.names
-        frames.append(read_rows(paths, FRAMES.name, row["frames_part"], first, first + n, columns)[1])
-    return ConvertedEpisode(steps, frames, {})
+
+    def pieces(table: Table, part: str, first: int, count: int) -> Iterator[pa.Table]:
+        columns = table.stored_schema.names
+        for begin in range(first, first + count, FRAMES.row_group_rows):
+            yield read_rows(paths, table.name, part, begin, min(begin + FRAMES.row_group_rows, first + count), columns)[
+                1
+            ]
+
+    steps = pieces(STEPS, row["steps_part"], row["steps_first_row"], n * len(row["agents"]))
+    frames = [
+        pieces(FRAMES, row["frames_part"], row["frames_first_row"] + index * n, n)
+        for index in range(len(row["screen_agents"]))
+    ]
+    return EpisodeRows(steps, frames)
 
 
-def _of_game(game: str, row: Row, steps: pa.Table) -> dict[str, Any]:
+def _of_game(game: str, row: Row, paths: LakePaths) -> dict[str, Any]:
     """What the game decides: the names of the actions, and whether an end with lives left is the game's own."""
     limits = []
     n = row["n_steps"]
+    columns = ["lives", "done_all", *RAM_COLUMNS]
     for agent, step, at_limit in zip(row["agents"], row["first_done_step"], row["frame_limit_reached"], strict=True):
         if step is not None:
-            own = steps.slice(sorted(row["agents"]).index(agent) * n, n)
+            first = row["steps_first_row"] + sorted(row["agents"]).index(agent) * n
+            _, own = read_rows(paths, STEPS.name, row["steps_part"], first, first + step + 1, columns)
             ram = own.select(RAM_COLUMNS).slice(step, 1).to_pylist()[0].values()
             known = None if None in ram else np.array(list(ram), np.uint8)
             everybody = own["done_all"][step].as_py()
