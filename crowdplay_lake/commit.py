@@ -8,97 +8,38 @@ sees all of a change or nothing, and keeps its snapshot while others write.
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from os import PathLike
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema
-from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction, create_table_with_add_actions
 
-from .errors import InvalidArgument, InvalidLake, LakeBusy, did_you_mean, nearest
-from .layout import LakePaths, Part, PartWriter, write_parts
+from .checksums import LOG, logs_between, read_checksums, recorded_commits, write_checksums
+from .errors import InvalidArgument, InvalidLake, LakeBusy, nearest
+from .layout import PART_SUFFIX, LakePaths, Part, PartWriter, write_parts
+from .lock import LOCK_NAMES, Hold, locked
 from .schema import COMMITS, FORMAT_VERSION, TABLES, Table
+from .snapshot import Snapshot, commit_name, delta_table, history, is_table, open_snapshot
+from .storage import address, as_path, files_below, make_folder, remove
 
-__all__ = ["Change", "Snapshot", "Writer", "open_snapshot", "writing"]
+if TYPE_CHECKING:
+    from upath import UPath
+
+__all__ = ["Change", "Writer", "writing"]
 
 # The name under which lake commits appear in Delta's application transactions.
 APPLICATION = "crowdplay-lake"
 # A lake commit names versions of tables: they stay readable, where Delta would drop its log after 30 days.
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false"}
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One commit of a lake: its number and the version of every table."""
-
-    paths: LakePaths
-    number: int
-    time: datetime
-    operation: str
-    versions: Mapping[str, int]
-    counts: Mapping[str, int]
-
-    @cached_property
-    def _parts(self) -> dict[str, list[Part]]:
-        return {}
-
-    def parts(self, table: str) -> list[Part]:
-        """The parts of a table in this commit, by path."""
-        if table not in self._parts:
-            delta = _delta(self.paths.table(table), self.versions[table])
-            actions = pa.table(delta.get_add_actions(flatten=True))
-            key = TABLES[table].partition
-            self._parts[table] = sorted(
-                (
-                    Part(
-                        table,
-                        _decoded(row["path"]),
-                        row["size_bytes"],
-                        row["num_records"],
-                        row[f"partition.{key}"] if key else None,
-                    )
-                    for row in actions.to_pylist()
-                ),
-                key=lambda part: part.path,
-            )
-        return self._parts[table]
-
-    def files(self, table: str) -> list[Path]:
-        """The files of `parts`."""
-        return [self.paths.part(table, part.path) for part in self.parts(table)]
-
-    def files_by_partition(self, table: str) -> dict[str | None, list[Path]]:
-        """The files of `parts`, by the value of the partition key; None where the table has none."""
-        found: dict[str | None, list[Path]] = {}
-        for part in self.parts(table):
-            found.setdefault(part.partition, []).append(self.paths.part(table, part.path))
-        return found
-
-    def read(self, table: str) -> pa.Table:
-        """A whole table, all columns. For the small ones: `steps` and `frames` go through `Lake`."""
-        schema = TABLES[table].schema
-        pieces = []
-        for part in self.parts(table):
-            rows = pq.ParquetFile(self.paths.part(table, part.path), pre_buffer=False).read(use_threads=False)
-            key = TABLES[table].partition
-            if key is not None:
-                rows = rows.append_column(key, pa.repeat(pa.scalar(part.partition, pa.string()), len(rows)))
-            pieces.append(rows.select(schema.names).cast(schema))
-        return pa.concat_tables(pieces) if pieces else schema.empty_table()
 
 
 @dataclass
@@ -112,87 +53,18 @@ class Change:
         return bool(self.add or self.remove)
 
 
-def _decoded(path: str) -> str:
-    # Delta's log percent-encodes paths once more than the disk has them; the action list gives them back so.
-    return unquote(path)
-
-
 def _delta_schema(table: Table) -> Schema:
     """The table's schema with its docs as column comments: written once, in the log, not in every part."""
     return Schema.from_arrow(pa.schema([pa.field(c.name, c.type, metadata={"comment": c.doc}) for c in table.columns]))
 
 
-def _address(path: Path) -> str:
-    """A path as Delta takes it: as an address, for in a plain text it would decode '%41'."""
-    return path.absolute().as_uri()
-
-
-def _delta(path: Path, version: int | None = None) -> DeltaTable:
-    return DeltaTable(_address(path), version=version)
-
-
-def _is_table(path: Path) -> bool:
-    return DeltaTable.is_deltatable(_address(path))
-
-
-def open_snapshot(root: Path | str, commit: int | None = None) -> Snapshot:
-    """The last commit of the lake at ``root``, or the one with that number.
-
-    Raises InvalidLake where there is none, or one of a newer format.
-    """
-    paths = LakePaths(Path(root).absolute())
-    rows = _commit_rows(paths, commit)
-    if not rows:
-        raise InvalidLake(_no_lake(paths.root) if commit is None else f"{root}: has no commit {commit}")
-    row = max(rows, key=lambda row: row["number"])
-    if row["format_version"] > FORMAT_VERSION:
-        raise InvalidLake(
-            f"{root}: has format {row['format_version']}, this software reads up to {FORMAT_VERSION}; upgrade it"
-        )
-    return Snapshot(paths, row["number"], row["time"], row["operation"], dict(row["versions"]), dict(row["counts"]))
-
-
-def _no_lake(root: Path) -> str:
-    beside = root.absolute().parent
-    lakes = (
-        [path.name for path in beside.iterdir() if path != root.absolute() and LakePaths(path).commits.is_dir()]
-        if beside.is_dir()
-        else []
-    )
-    close = nearest(root.name, lakes)
-    hint = did_you_mean(str(root.parent / name) for name in close)
-    return f"{root}: no lake here{hint or f'; make one with: crowdplay-lake ingest RAW {root}'}"
-
-
-def _commit_rows(paths: LakePaths, commit: int | None) -> list[dict[str, Any]]:
-    if not paths.commits.is_dir():
-        return []
-    try:
-        # By name: the addresses that Delta gives are percent-encoded, folders above the lake among them.
-        listed = [paths.part(COMMITS.name, uri.rpartition("/")[2]) for uri in _delta(paths.commits).file_uris()]
-    except TableNotFoundError:
-        return []
-    except DeltaError as error:
-        raise InvalidLake(f"{paths.root}: the table of commits cannot be read: {error}") from error
-    # One part per commit, named by its number: the one that is wanted is the only one opened.
-    by_name = {path.name: path for path in listed}
-    if commit is None:
-        wanted = [by_name[max(by_name)]] if by_name else []
-    else:
-        wanted = [by_name[name] for name in [f"{_commit_name(commit)}.parquet"] if name in by_name]
-    return [row for path in wanted for row in pq.ParquetFile(path).read().to_pylist()]
-
-
-def _commit_name(number: int) -> str:
-    return f"commit-{number:012d}"
-
-
 class Writer:
     """Changes a lake, while it holds the lock. Made by `writing`."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, hold: Hold) -> None:
         self.snapshot = snapshot
         self.paths = snapshot.paths
+        self._hold = hold
 
     def commit(self, operation: str, changes: Mapping[str, Change], counts: Mapping[str, int]) -> Snapshot:
         """Make ``changes`` visible, all at once. Without a change there is no commit."""
@@ -202,6 +74,7 @@ class Writer:
         unknown = [name for name in changes if name not in TABLES]
         if unknown:
             raise InvalidArgument(f"no table {unknown[0]!r}; nearest: {nearest(unknown[0], TABLES)}")
+        self._hold.check()
         last = open_snapshot(self.paths.root)
         if last.number != self.snapshot.number:
             raise LakeBusy(
@@ -213,15 +86,21 @@ class Writer:
         for name in TABLES:
             if name in changes:
                 versions[name] = self._commit_table(name, changes[name], number)
-        self._append_row(number, operation, versions, counts)
-        self.snapshot = open_snapshot(self.paths.root)
+        row = self._append_row(number, operation, versions, counts)
+        written = [row, *(part for change in changes.values() for part in change.add)]
+        before, self.snapshot = self.snapshot, open_snapshot(self.paths.root)
+        _record_checksums(self.snapshot, before.versions, written)
         return self.snapshot
 
-    def replacement(self, table: str, rows: pa.Table) -> Change:
-        """The change that makes ``rows`` the table's content. Partitions that are so already stay as they are."""
+    def replacement(self, table: str, rows: pa.Table, partitions: Iterable[str] | None = None) -> Change:
+        """The change that makes ``rows`` the table's content. Partitions that are so already stay as they are.
+
+        ``partitions``: look at these only; ``rows`` are all rows of them.
+        """
         spec = TABLES[table]
         order = [(name, "ascending") for name in spec.sort]
-        before = self.snapshot.read(table).sort_by(order)
+        looked_at = None if partitions is None else set(partitions)
+        before = self.snapshot.read(table, looked_at).sort_by(order)
         after = rows.select(before.schema.names).cast(before.schema).sort_by(order)
         change = Change()
         parts = self.snapshot.parts(table)
@@ -233,7 +112,7 @@ class Writer:
         return change
 
     def _commit_table(self, name: str, change: Change, number: int) -> int:
-        table = _delta(self.paths.table(name))
+        table = delta_table(self.paths.table(name))
         now = int(time.time() * 1000)
         removed = [
             RemoveAction(part.path, True, now, size=part.size, partition_values=part.partition_values)
@@ -246,16 +125,33 @@ class Writer:
             partition_by=_partition_by(TABLES[name]),
             commit_properties=CommitProperties(app_transactions=[Transaction(APPLICATION, number)]),
         )
-        return int(_delta(self.paths.table(name)).version())
+        return int(delta_table(self.paths.table(name)).version())
 
-    def _append_row(self, number: int, operation: str, versions: Mapping[str, int], counts: Mapping[str, int]) -> None:
+    def _append_row(self, number: int, operation: str, versions: Mapping[str, int], counts: Mapping[str, int]) -> Part:
         part = _write_commit_row(self.paths, number, operation, versions, counts)
-        _delta(self.paths.commits).create_write_transaction(
+        delta_table(self.paths.commits).create_write_transaction(
             [_add_action(part)],
             "append",
             _delta_schema(COMMITS),
             commit_properties=CommitProperties(app_transactions=[Transaction(APPLICATION, number)]),
         )
+        return part
+
+    def remove_leftovers(self) -> int:
+        """Remove the parts that no commit names: what a crash, or an interrupted worker, left. Returns their bytes."""
+        recorded = read_checksums(self.paths)
+        if set(recorded_commits(self.paths)) < {snapshot.number for snapshot in history(self.paths.root)}:
+            # Lists are missing: what a commit named can't be told from what none did.
+            return 0
+        removed = 0
+        for name in TABLES:
+            known = {part.path for part in self.snapshot.parts(name)}
+            for path, size in files_below(self.paths.table(name)):
+                is_part = path.endswith(PART_SUFFIX) and not path.startswith(LOG)
+                if is_part and path not in known and f"{name}/{path}" not in recorded:
+                    remove(self.paths.part(name, path))
+                    removed += size
+        return removed
 
 
 def _same(before: pa.Table, after: pa.Table) -> bool:
@@ -298,9 +194,9 @@ def _write_commit_row(
         "versions": list(versions.items()),
         "counts": list(counts.items()),
     }
-    name = _commit_name(number)
+    name = commit_name(number)
     # A crash between the part and its registration left a part of this name; it was never visible.
-    paths.part(COMMITS.name, f"{name}.parquet").unlink(missing_ok=True)
+    remove(paths.part(COMMITS.name, f"{name}.parquet"))
     with PartWriter(paths, COMMITS, name=name) as writer:
         writer.write(pa.Table.from_pylist([row], COMMITS.schema))
         return writer.close()
@@ -310,10 +206,10 @@ def _create(paths: LakePaths) -> None:
     """Empty tables, then commit 0. A crash in between is finished by the next writer."""
     for table in TABLES.values():
         path = paths.table(table.name)
-        if not _is_table(path):
-            path.mkdir(parents=True, exist_ok=True)
+        if not is_table(path):
+            make_folder(path)
             create_table_with_add_actions(
-                _address(path),
+                address(path),
                 _delta_schema(table),
                 [],
                 partition_by=_partition_by(table),
@@ -323,7 +219,7 @@ def _create(paths: LakePaths) -> None:
             )
     part = _write_commit_row(paths, 0, "create", dict.fromkeys(TABLES, 0), {})
     create_table_with_add_actions(
-        _address(paths.commits),
+        address(paths.commits),
         _delta_schema(COMMITS),
         [_add_action(part)],
         configuration=_CONFIGURATION,
@@ -331,10 +227,31 @@ def _create(paths: LakePaths) -> None:
     )
 
 
+def _record_checksums(snapshot: Snapshot, before: Mapping[str, int], written: Iterable[Part]) -> None:
+    """The checksums of what led from the versions ``before`` to a snapshot, the last one."""
+    paths = snapshot.paths
+    last = delta_table(paths.commits).version()
+    after = {**snapshot.versions, COMMITS.name: last}
+    logs = logs_between(paths, {**before, COMMITS.name: last - 1}, after)
+    write_checksums(paths, snapshot.number, written, logs)
+
+
+def _complete_checksums(snapshot: Snapshot) -> None:
+    """A crash may have come between a commit and its checksums: take them from the files, as the last moment to."""
+    if snapshot.number in recorded_commits(snapshot.paths):
+        return
+    earlier = [other for other in history(snapshot.paths.root) if other.number < snapshot.number]
+    before = earlier[-1].versions if earlier else {}
+    known = {name: {part.path for part in earlier[-1].parts(name)} if earlier else set() for name in TABLES}
+    written = [part for name in TABLES for part in snapshot.parts(name) if part.path not in known[name]]
+    row = f"{commit_name(snapshot.number)}{PART_SUFFIX}"
+    _record_checksums(snapshot, before, [*written, Part(COMMITS.name, row, 0, 1)])
+
+
 def _recover(snapshot: Snapshot) -> None:
     """Bring every table back to the snapshot: what a crash left beyond it was never visible."""
     for name, version in snapshot.versions.items():
-        table = _delta(snapshot.paths.table(name))
+        table = delta_table(snapshot.paths.table(name))
         last_write = table.version()
         if last_write > version and not _restored_to(table, version):
             table.restore(version, ignore_missing_files=True)
@@ -348,52 +265,37 @@ def _restored_to(table: DeltaTable, version: int) -> bool:
 
 
 @contextmanager
-def writing(root: Path | str, wait: float = 10.0) -> Iterator[Writer]:
+def writing(root: str | PathLike[str] | UPath, wait: float = 10.0) -> Iterator[Writer]:
     """Hold the lake at ``root`` (made if there is none) for writing.
 
-    ``wait``: seconds to wait for another writer before LakeBusy. The lock is the operating system's: it is gone when
-    its process is, so a crash leaves nothing to clean up.
+    ``wait``: seconds to wait for another writer before LakeBusy. The lock heals when its holder is gone (see `lock`),
+    and what a crash left half-done is put right here.
     """
-    import filelock
-
-    paths = LakePaths(Path(root).absolute())
-    if paths.root.exists() and not paths.root.is_dir():
-        raise InvalidLake(f"{root}: is a file; a lake is a folder")
-    foreign = paths.root.is_dir() and not paths.commits.exists() and not _is_started(paths)
-    # A crash while the lake was made leaves its lock and the folders of its tables.
-    ours = {".lock", ".lock-holder", *TABLES}
-    if foreign and any(entry.name not in ours for entry in paths.root.iterdir()):
-        raise InvalidLake(f"{root}: is a folder with something else in it; name an empty or a new one")
-    paths.root.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(paths.lock)
-    holder = paths.root / ".lock-holder"
-    try:
-        lock.acquire(timeout=wait)
-    except filelock.Timeout as error:
-        raise LakeBusy(
-            f"{root}: {_holder(holder)} is writing to it; wait for it to end, then run this again"
-        ) from error
-    try:
-        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
-        if not _is_table(paths.commits):
+    paths = LakePaths(as_path(root))
+    _check_place(paths)
+    make_folder(paths.root)
+    with locked(paths.root, wait) as hold:
+        if not is_table(paths.commits):
             _create(paths)
-        snapshot = open_snapshot(root)
+        snapshot = open_snapshot(paths.root)
         _recover(snapshot)
-        yield Writer(snapshot)
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+        _complete_checksums(snapshot)
+        writer = Writer(snapshot, hold)
+        if hold.crashed:
+            writer.remove_leftovers()
+        yield writer
 
 
-def _is_started(paths: LakePaths) -> bool:
-    """Whether an earlier run began to make a lake here and did not get to its first commit."""
-    return any(_is_table(paths.table(name)) for name in TABLES)
-
-
-def _holder(path: Path) -> str:
-    try:
-        who = json.loads(path.read_text())
-        since = datetime.fromtimestamp(who["since"]).strftime("%H:%M:%S")
-        return f"process {who['pid']} on {who['host']} (since {since})"
-    except (OSError, ValueError, KeyError):
-        return "another process"
+def _check_place(paths: LakePaths) -> None:
+    """Whether a lake is there, or can be made there. Raises InvalidLake."""
+    if paths.root.is_file():
+        raise InvalidLake(f"{paths.root}: is a file; a lake is a folder")
+    if not paths.root.is_dir() or is_table(paths.commits) or any(is_table(paths.table(name)) for name in TABLES):
+        return
+    # A crash while the lake was made leaves its lock and the folders of its tables.
+    ours = {*LOCK_NAMES, *TABLES, COMMITS.name}
+    if any(entry.name not in ours for entry in paths.root.iterdir()):
+        raise InvalidLake(f"{paths.root}: is a folder with something else in it; name an empty or a new one")
+    for above in paths.root.parents:
+        if isinstance(above, Path) and is_table(LakePaths(above).commits):
+            raise InvalidLake(f"{paths.root}: is inside the lake {above}; name a place outside it")

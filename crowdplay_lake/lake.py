@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, overload
+from os import PathLike
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .commit import Snapshot, open_snapshot
 from .episode import Environment, Episode, User
 from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, UnknownTable
 from .keywords import keyword_value
 from .query import Database, Parameters, QueryResult
 from .schema import EPISODES, TABLES
+from .snapshot import Snapshot, open_snapshot
+from .storage import AnyPath, as_path
 from .views import define_views
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 __all__ = ["Episodes", "Lake"]
 
@@ -82,6 +86,9 @@ class Episodes(Sequence[Episode]):
 class Lake:
     """A lake at its last commit, or at ``commit``. It keeps this snapshot while others write; open it again for more.
 
+    ``path``: a folder, or an address on object storage such as ``s3://bucket/lake`` (extra `remote`); credentials are
+    taken from the environment.
+
     >>> lake = Lake("lake")                                                          # doctest: +SKIP
     >>> lake.sql("SELECT game, count(*) AS episodes FROM episodes GROUP BY game")     # doctest: +SKIP
     >>> lake.episodes("game = 'space_invaders' AND score >= 50")[0].observations()    # doctest: +SKIP
@@ -89,8 +96,8 @@ class Lake:
     Raises InvalidLake where there is none, or one of a newer format.
     """
 
-    def __init__(self, path: str | Path, commit: int | None = None) -> None:
-        self.path = Path(path).expanduser().absolute()
+    def __init__(self, path: str | PathLike[str] | UPath, commit: int | None = None) -> None:
+        self.path: AnyPath = as_path(path)
         self.snapshot: Snapshot = open_snapshot(self.path, commit)
 
     @property
@@ -140,7 +147,7 @@ class Lake:
         if table not in TABLES:
             raise UnknownTable(table, TABLES)
         spec = TABLES[table]
-        files = self.snapshot.files(table)
+        files = [str(file) for file in self.snapshot.files(table)]
         if not files:
             return pl.LazyFrame(pl.from_arrow(spec.schema.empty_table()))
         if spec.partition is None:
@@ -149,7 +156,9 @@ class Lake:
             # A folder above the lake looks like a partition: don't let Polars take it for one.
             key = spec.partition
             pieces = [
-                pl.scan_parquet(group, hive_partitioning=False, glob=False).with_columns(pl.lit(value).alias(key))
+                pl.scan_parquet([str(file) for file in group], hive_partitioning=False, glob=False).with_columns(
+                    pl.lit(value).alias(key)
+                )
                 for value, group in self.snapshot.files_by_partition(table).items()
             ]
             return pl.concat(pieces).select(spec.schema.names)

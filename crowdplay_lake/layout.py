@@ -8,20 +8,24 @@
         _delta_log/
         game=breakout/part-….parquet
       …                   one folder per table of `schema.TABLES`
+      checksums/          one list per lake commit
       .lock               held while somebody writes
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import json
 import re
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +34,9 @@ import pyarrow.parquet as pq
 
 from .errors import InvalidLake
 from .schema import COMMITS, TABLES, Table
+from .storage import AnyPath, make_folder, remove
 
-__all__ = ["LakePaths", "Part", "PartWriter", "read_rows", "write_parts"]
+__all__ = ["LakePaths", "Part", "PartWriter", "open_parquet", "read_rows", "write_parts"]
 
 COMPRESSION_LEVEL = 9
 # Columns of a row group that are kept for the next reader: some 65,000 rows of them take a few MB at most.
@@ -43,20 +48,24 @@ PART_SUFFIX = ".parquet"
 class LakePaths:
     """Every path of the lake at ``root``."""
 
-    root: Path
+    root: AnyPath
 
-    def table(self, name: str) -> Path:
+    def table(self, name: str) -> AnyPath:
         return self.root / name
 
     @property
-    def commits(self) -> Path:
+    def commits(self) -> AnyPath:
         return self.root / COMMITS.name
 
     @property
-    def lock(self) -> Path:
-        return self.root / ".lock"
+    def checksums(self) -> AnyPath:
+        return self.root / "checksums"
 
-    def part(self, table: str, relative: str) -> Path:
+    def checksum_file(self, number: int) -> AnyPath:
+        """The checksums of what lake commit ``number`` wrote."""
+        return self.checksums / f"commit-{number:012d}.sha256"
+
+    def part(self, table: str, relative: str) -> AnyPath:
         return self.table(table) / relative
 
 
@@ -70,6 +79,7 @@ class Part:
     rows: int
     partition: str | None = None
     bounds: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    sha256: str | None = None  # of one just written, from the bytes as they went out
 
     @property
     def partition_values(self) -> dict[str, str | None]:
@@ -90,11 +100,30 @@ def partition_folder(key: str, value: str) -> str:
     return f"{key}={escaped or '%00'}"
 
 
+class _Sink(io.RawIOBase):
+    """Hashes what is written to a file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
 class PartWriter:
     """Writes one part, row group by row group; leaves nothing behind when it fails.
 
     Statistics, encodings and row groups are the table's. ``store_schema`` is off and field docs are left to the Delta
-    log: repeated in every footer they were half of a small lake.
+    log: repeated in every footer they were half of a small lake. A part for object storage is written to a temporary
+    file and sent as a whole.
     """
 
     def __init__(self, paths: LakePaths, table: Table, partition: str | None = None, name: str | None = None) -> None:
@@ -104,12 +133,16 @@ class PartWriter:
         self._table = table
         self._partition = partition
         self._path = paths.part(table.name, self.relative)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         dictionary = [column for column in table.stored_schema.names if column not in table.plain]
         statistics = [column for column in table.sort if column in table.stored_schema.names]
         self._bounds: dict[str, tuple[Any, Any]] = {}
+        # Closed by `close` and `discard`.
+        spool = tempfile.NamedTemporaryFile
+        self._file: IO[bytes] = self._path.open("wb") if isinstance(self._path, Path) else spool(suffix=PART_SUFFIX)
+        self._sink = _Sink(self._file)
         self._writer = pq.ParquetWriter(
-            self._path,
+            self._sink,
             table.stored_schema,
             compression="zstd",
             compression_level=COMPRESSION_LEVEL,
@@ -139,16 +172,24 @@ class PartWriter:
         self._bounds[name] = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
 
     def close(self) -> Part:
+        """Finish the part; what is wrong with the disk shows here at the latest."""
         self._writer.close()
-        size = self._path.stat().st_size
-        return Part(self._table.name, self.relative, size, self.rows, self._partition, self._bounds)
+        self._file.flush()
+        size = self._file.tell()
+        if not isinstance(self._path, Path):
+            self._path.fs.put_file(self._file.name, self._path.path)
+        self._file.close()
+        digest = self._sink.hexdigest()
+        return Part(self._table.name, self.relative, size, self.rows, self._partition, self._bounds, digest)
 
     def discard(self) -> None:
         """Remove what was written."""
         try:
             self._writer.close()
         finally:
-            self._path.unlink(missing_ok=True)
+            self._file.close()
+            if isinstance(self._path, Path):
+                remove(self._path)
 
     def __enter__(self) -> PartWriter:
         return self
@@ -185,18 +226,26 @@ class _OpenPart:
     starts: np.ndarray[Any, np.dtype[np.int64]]  # first row of each row group, and the number of rows at the end
 
 
-@functools.lru_cache(maxsize=64)
-def _open_part(path: Path) -> _OpenPart:
-    # Parts never change once written, so an open one can be kept: its footer is parsed once.
+def open_parquet(path: AnyPath) -> pq.ParquetFile:
+    """A Parquet file for reading. Raises InvalidLake where it is damaged or gone."""
     try:
-        file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+        if isinstance(path, Path):
+            return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+        # Row groups are read in few requests of the right size: a cache in between would read more.
+        return pq.ParquetFile(path.open("rb", cache_type="none"), pre_buffer=True)
     except (OSError, pa.ArrowInvalid) as error:
         raise InvalidLake(f"{path}: cannot be read ({error}); restore the file, or ingest again") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _open_part(path: AnyPath) -> _OpenPart:
+    # Parts never change once written, so an open one can be kept: its footer is parsed once.
+    file = open_parquet(path)
     counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     return _OpenPart(file, np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
 
 
-def _read_groups(path: Path, begin: int, end: int, columns: tuple[str, ...]) -> pa.Table:
+def _read_groups(path: AnyPath, begin: int, end: int, columns: tuple[str, ...]) -> pa.Table:
     return _open_part(path).file.read_row_groups(list(range(begin, end)), columns=list(columns), use_threads=False)
 
 

@@ -33,6 +33,7 @@ from .errors import (
     did_you_mean,
     nearest,
 )
+from .storage import AnyPath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,8 +165,8 @@ def _without_end(query: str) -> str:
 class Database:
     """An in-memory DuckDB behind walls: it can read ``root`` and what is registered, and write nothing."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root.absolute()
+    def __init__(self, root: AnyPath) -> None:
+        self._root = root
         # Set here, these hold for every cursor.
         # A large query spills into a folder of its own: the default, .tmp where the process runs, would also be
         # open to reading and writing.
@@ -180,6 +181,8 @@ class Database:
         run = self._connection.execute
         run("SET TimeZone = 'UTC'")
         run("SET enable_progress_bar = false")
+        if not isinstance(root, Path):
+            self._connection.register_filesystem(root.fs)
         # With the slash, so that no folder beside the lake whose name begins like its own is meant.
         run(f"SET allowed_directories = [{literal(str(self._root) + '/')}]")
         run("SET enable_external_access = false")

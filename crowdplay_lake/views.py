@@ -6,13 +6,13 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
-from .commit import Snapshot
 from .query import Database, identifier, literal
 from .schema import ALL_AGENTS, TABLES, Table
+from .snapshot import Snapshot
+from .storage import AnyPath
 
 __all__ = ["column_name", "define_views"]
 
@@ -52,7 +52,7 @@ def _sql_type(kind: pa.DataType) -> str:
     return "TIMESTAMP" if pa.types.is_timestamp(kind) else _SQL_TYPES[kind]
 
 
-def _parquet(table: Table, by_partition: Mapping[str | None, list[Path]]) -> str:
+def _parquet(table: Table, by_partition: Mapping[str | None, list[AnyPath]]) -> str:
     """A SELECT over the table's parts: columns in the schema's order, times as plain UTC timestamps."""
     columns = [
         f"CAST({identifier(c.name)} AS TIMESTAMP) AS {identifier(c.name)}"
@@ -74,7 +74,7 @@ def _parquet(table: Table, by_partition: Mapping[str | None, list[Path]]) -> str
     return f"SELECT {', '.join(columns)} FROM read_parquet([{listed}]{hive})"
 
 
-def _listed(files: Iterable[Path]) -> str:
+def _listed(files: Iterable[AnyPath]) -> str:
     return ", ".join(literal(str(file)) for file in files)
 
 

@@ -22,7 +22,7 @@ from deltalake import DeltaTable
 from crowdplay_ingest.pipeline import IngestOptions, IngestSummary, ingest
 from crowdplay_ingest.recorder import EnvironmentPlan, EpisodePlan, RecordingOptions, record
 from crowdplay_ingest.recording_metadata import put_rows
-from crowdplay_lake import Lake, commit
+from crowdplay_lake import Lake, commit, schema, snapshot
 from crowdplay_lake.errors import CrowdPlayLakeError, InvalidArgument, InvalidLake, LakeBusy
 from crowdplay_lake.schema import TABLES
 
@@ -401,7 +401,8 @@ def test_a_part_that_is_gone_is_told_by_its_name(lake_path: Path) -> None:
 
 def test_a_newer_format_is_refused(days: tuple[Path, Path], lake_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commit, "FORMAT_VERSION", commit.FORMAT_VERSION + 1)
+        for module in (commit, snapshot):
+            patch.setattr(module, "FORMAT_VERSION", schema.FORMAT_VERSION + 1)
         ingest(days[1], lake_path)
     with pytest.raises(InvalidLake, match="has format 2, this software reads up to 1; upgrade it"):
         Lake(lake_path)

@@ -1,0 +1,170 @@
+"""One commit of a lake, as a reader sees it: the version of every table, and the parts that make it up."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from .errors import InvalidLake, did_you_mean, nearest
+from .layout import LakePaths, Part, open_parquet
+from .schema import COMMITS, FORMAT_VERSION, TABLES
+from .storage import AnyPath, address, as_path
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+__all__ = ["Snapshot", "commit_name", "delta_table", "history", "is_table", "open_snapshot"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One commit of a lake: its number and the version of every table."""
+
+    paths: LakePaths
+    number: int
+    time: datetime
+    operation: str
+    versions: Mapping[str, int]
+    counts: Mapping[str, int]
+
+    @cached_property
+    def _parts(self) -> dict[str, list[Part]]:
+        return {}
+
+    def parts(self, table: str) -> list[Part]:
+        """The parts of a table in this commit, by path."""
+        # Delta's log percent-encodes paths once more than the disk has them; the action list gives them back so.
+        if table not in self._parts:
+            delta = delta_table(self.paths.table(table), self.versions[table])
+            actions = pa.table(delta.get_add_actions(flatten=True))
+            key = TABLES[table].partition
+            self._parts[table] = sorted(
+                (
+                    Part(
+                        table,
+                        unquote(row["path"]),
+                        row["size_bytes"],
+                        row["num_records"],
+                        row[f"partition.{key}"] if key else None,
+                    )
+                    for row in actions.to_pylist()
+                ),
+                key=lambda part: part.path,
+            )
+        return self._parts[table]
+
+    def files(self, table: str) -> list[AnyPath]:
+        """The files of `parts`."""
+        return [self.paths.part(table, part.path) for part in self.parts(table)]
+
+    def files_by_partition(self, table: str) -> dict[str | None, list[AnyPath]]:
+        """The files of `parts`, by the value of the partition key; None where the table has none."""
+        found: dict[str | None, list[AnyPath]] = {}
+        for part in self.parts(table):
+            found.setdefault(part.partition, []).append(self.paths.part(table, part.path))
+        return found
+
+    def read(self, table: str, partitions: Collection[str] | None = None) -> pa.Table:
+        """A whole table, or some partitions, all columns. For small ones: `steps` and `frames` go through `Lake`."""
+        schema = TABLES[table].schema
+        pieces = []
+        for part in self.parts(table):
+            if partitions is not None and part.partition not in partitions:
+                continue
+            rows = open_parquet(self.paths.part(table, part.path)).read(use_threads=False)
+            key = TABLES[table].partition
+            if key is not None:
+                rows = rows.append_column(key, pa.repeat(pa.scalar(part.partition, pa.string()), len(rows)))
+            pieces.append(rows.select(schema.names).cast(schema))
+        return pa.concat_tables(pieces) if pieces else schema.empty_table()
+
+
+def delta_table(path: AnyPath, version: int | None = None) -> DeltaTable:
+    """The Delta table in a folder."""
+    return DeltaTable(address(path), version=version)
+
+
+def is_table(path: AnyPath) -> bool:
+    """Whether a folder holds a Delta table."""
+    return DeltaTable.is_deltatable(address(path))
+
+
+def open_snapshot(root: str | PathLike[str] | UPath, commit: int | None = None) -> Snapshot:
+    """The last commit of the lake at ``root``, or the one with that number.
+
+    Raises InvalidLake where there is none, or one of a newer format.
+    """
+    paths = LakePaths(as_path(root))
+    rows = _commit_rows(paths, commit)
+    if not rows:
+        raise InvalidLake(_no_lake(paths.root) if commit is None else _no_commit(paths, commit))
+    row = max(rows, key=lambda row: row["number"])
+    if row["format_version"] > FORMAT_VERSION:
+        raise InvalidLake(
+            f"{root}: has format {row['format_version']}, this software reads up to {FORMAT_VERSION}; upgrade it"
+        )
+    return Snapshot(paths, row["number"], row["time"], row["operation"], dict(row["versions"]), dict(row["counts"]))
+
+
+def history(root: str | PathLike[str] | UPath) -> list[Snapshot]:
+    """Every commit of the lake at ``root`` that can still be opened, the first one first."""
+    paths = LakePaths(as_path(root))
+    open_snapshot(root)
+    rows = [row for part in _commit_parts(paths) for row in open_parquet(part).read().to_pylist()]
+    return [
+        Snapshot(paths, row["number"], row["time"], row["operation"], dict(row["versions"]), dict(row["counts"]))
+        for row in sorted(rows, key=lambda row: row["number"])
+    ]
+
+
+def _no_commit(paths: LakePaths, commit: int) -> str:
+    numbers = [int(part.stem.rpartition("-")[2]) for part in _commit_parts(paths)]
+    if not numbers:
+        return _no_lake(paths.root)
+    return f"{paths.root}: has no commit {commit}; it has {min(numbers)} to {max(numbers)}"
+
+
+def _no_lake(root: AnyPath) -> str:
+    beside = root.parent
+    lakes = []
+    # On object storage the folder above may hold anything, in any number.
+    if isinstance(root, Path) and root.parent.is_dir():
+        lakes = [path.name for path in root.parent.iterdir() if path != root and LakePaths(path).commits.is_dir()]
+    hint = did_you_mean(str(beside / name) for name in nearest(root.name, lakes))
+    return f"{root}: no lake here{hint or f'; make one with: crowdplay-lake ingest RAW {root}'}"
+
+
+def _commit_parts(paths: LakePaths) -> list[AnyPath]:
+    """The parts of the table of commits: one a commit, named by its number."""
+    if isinstance(paths.commits, Path) and not paths.commits.is_dir():
+        return []
+    try:
+        # By name: the addresses that Delta gives are percent-encoded, folders above the lake among them.
+        names = [uri.rpartition("/")[2] for uri in delta_table(paths.commits).file_uris()]
+    except TableNotFoundError:
+        return []
+    except DeltaError as error:
+        raise InvalidLake(f"{paths.root}: the table of commits cannot be read: {error}") from error
+    return [paths.part(COMMITS.name, name) for name in sorted(names)]
+
+
+def _commit_rows(paths: LakePaths, commit: int | None) -> list[dict[str, Any]]:
+    parts = _commit_parts(paths)
+    # The one that is wanted is the only one opened.
+    wanted = parts[-1:] if commit is None else [part for part in parts if part.stem == commit_name(commit)]
+    return [row for part in wanted for row in open_parquet(part).read().to_pylist()]
+
+
+def commit_name(number: int) -> str:
+    """The name of the part that holds the row of a lake commit."""
+    return f"commit-{number:012d}"

@@ -1,0 +1,106 @@
+"""Where files lie: a folder on disk, or one on object storage (`s3://bucket/lake`), under one kind of path.
+
+On disk a path is `pathlib.Path`, elsewhere universal_pathlib's `UPath`, which speaks the same language over fsspec.
+Credentials come from the environment, as the storage's own tools take them, and never from an address.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from .errors import InvalidArgument, MissingExtra
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+__all__ = ["AnyPath", "address", "as_path", "files_below", "is_local", "make_folder", "remove"]
+
+AnyPath: TypeAlias = "Path | UPath"
+
+# A pathlib.Path made of an address has lost one of its slashes.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])|(file):///")
+# What object stores, fsspec and Delta agree upon without escaping.
+_PLAIN = re.compile(r"[A-Za-z0-9_.=/+-]*")
+
+
+def as_path(where: str | os.PathLike[str] | UPath) -> AnyPath:
+    """The absolute path of a folder or file on disk, or of an address such as ``s3://bucket/lake``.
+
+    Raises InvalidArgument for an address that holds a password or characters that stores disagree upon, MissingExtra
+    where the library for such addresses is not installed.
+    """
+    text = str(where)
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return Path(text).expanduser().absolute()
+    protocol = (scheme[1] or scheme[2]).lower()
+    rest = text[scheme.end() :]
+    if protocol in ("file", "local"):
+        return Path("/", unquote(rest))
+    _check_address(protocol, rest)
+    from upath import UPath
+
+    try:
+        # Listings are not cached: others write here, too.
+        path = UPath(f"{protocol}://{rest.rstrip('/')}", use_listings_cache=False)
+        _ = path.fs
+    except ImportError as error:
+        raise MissingExtra(f"what reads {protocol}:// addresses", "remote") from error
+    except ValueError as error:
+        raise InvalidArgument(f"{protocol}://: no storage of that kind is known") from error
+    return path
+
+
+def _check_address(protocol: str, rest: str) -> None:
+    split = urlsplit(f"{protocol}://{rest}")
+    if "@" in split.netloc:
+        # Not repeated: it may well be a password.
+        raise InvalidArgument(
+            f"the {protocol}:// address holds credentials; take them out and set them in the environment"
+            " (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
+        )
+    if not _PLAIN.fullmatch(rest):
+        raise InvalidArgument(
+            f"{protocol}://{split.netloc}/…: the address of a lake takes letters, digits and . _ - = + / only"
+        )
+
+
+def is_local(path: AnyPath) -> bool:
+    """Whether the path is one on disk."""
+    return isinstance(path, Path)
+
+
+def address(path: AnyPath) -> str:
+    """A path as Delta takes it: as an address, for in a plain text it would decode '%41'."""
+    return path.as_uri() if isinstance(path, Path) else str(path)
+
+
+def make_folder(path: AnyPath) -> None:
+    """Make a folder and those above it. Object storage has none, and a bucket is its owner's to make."""
+    if isinstance(path, Path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def remove(path: AnyPath) -> None:
+    """Remove a file, if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def files_below(folder: AnyPath) -> Iterator[tuple[str, int]]:
+    """Every file below a folder: (path relative to it, with forward slashes; its size), sorted."""
+    if isinstance(folder, Path):
+        found = []
+        for root, _, names in os.walk(folder):
+            for name in names:
+                path = Path(root, name)
+                found.append((path.relative_to(folder).as_posix(), path.lstat().st_size))
+    else:
+        base = folder.path.rstrip("/") + "/"
+        listed = folder.fs.find(folder.path, detail=True)
+        found = [(name.removeprefix(base), info["size"]) for name, info in listed.items()]
+    yield from sorted(found)
