@@ -17,11 +17,12 @@
     ├── NoTrajectory                     the episode's metadata is here, its steps are not
     ├── QueryError                       the database refused the SQL
     │   └── QueryNotAllowed              the SQL would write, or read outside the lake
-    └── RawDataError                     a raw file that cannot be taken
-        ├── BrokenPickle                 truncated, malformed, or not a pickle at all
-        ├── LimitExceeded                expands beyond the limits it may use
-        ├── UnsafePickle                 asks for anything but plain data
-        └── UnsupportedTrajectory        plain data, but not a trajectory we can keep whole
+    ├── RawDataError                     a raw file that cannot be taken
+    │   ├── BrokenPickle                 truncated, malformed, or not a pickle at all
+    │   ├── LimitExceeded                expands beyond the limits it may use
+    │   ├── UnsafePickle                 asks for anything but plain data
+    │   └── UnsupportedTrajectory        plain data, but not a trajectory we can keep whole
+    └── WorkersLost                      the processes that do the work cannot be kept alive
 
 A message says what is wrong, where (file, episode, step) and what to do.
 """
@@ -52,6 +53,7 @@ __all__ = [
     "UnknownTable",
     "UnsafePickle",
     "UnsupportedTrajectory",
+    "WorkersLost",
     "did_you_mean",
     "nearest",
 ]
@@ -195,3 +197,7 @@ class UnsafePickle(RawDataError):
 
 class UnsupportedTrajectory(RawDataError):
     """Plain data, but not a trajectory that can be kept whole."""
+
+
+class WorkersLost(CrowdPlayLakeError):
+    """The processes that do the work die as soon as they start, or cannot be reached."""

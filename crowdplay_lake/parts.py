@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from .games import ACTION_MEANINGS, is_frame_limit
 from .layout import LakePaths, Part, PartWriter, read_rows
 from .schema import FRAMES, RAM_COLUMNS, STEPS, Table
 
-__all__ = ["EpisodeRows", "GameWriter", "moved", "read_episode"]
+__all__ = ["EpisodeRows", "GameWriter", "read_episode", "rewritten"]
 
 Row = MutableMapping[str, Any]
 
@@ -85,19 +85,21 @@ class GameWriter:
                 writer.discard()
 
 
-def moved(writer: Writer, episodes: Mapping[str, Row], games: Mapping[str, str]) -> dict[str, Change]:
-    """Move episodes to the partitions of other ``games`` (by id), with all that depends on the game.
+def rewritten(
+    writer: Writer, episodes: Mapping[str, Row], games: Mapping[str, str], gone: Collection[str] = ()
+) -> dict[str, Change]:
+    """Move episodes to the partitions of other ``games`` (by id), and leave out the rows of those that are ``gone``.
 
     The parts they lie in are written anew, for the episodes that stay in them too. ``episodes`` (all rows of the
-    table, by id) is brought up to date.
+    table, by id) is brought up to date, but for those that are gone.
     """
     snapshot = writer.snapshot
-    left = {episodes[episode_id]["steps_part"] for episode_id in games}
-    rows = [row for row in episodes.values() if row["n_steps"] is not None and row["steps_part"] in left]
-    names = {STEPS.name: left, FRAMES.name: {row["frames_part"] for row in rows}}
-    changes = {t: Change([], [p for p in snapshot.parts(t) if p.path in paths]) for t, paths in names.items()}
+    rows = _sharing_parts([r for r in episodes.values() if r["n_steps"] is not None], {*games, *gone})
+    left = {STEPS.name: {r["steps_part"] for r in rows}, FRAMES.name: {r["frames_part"] for r in rows}}
+    changes = {t: Change([], [p for p in snapshot.parts(t) if p.path in paths]) for t, paths in left.items()}
     added: dict[str, list[Part]] = {STEPS.name: [], FRAMES.name: []}
-    for game, group in itertools.groupby(sorted(rows, key=_game_and_id), key=lambda row: str(row["game"])):
+    staying = sorted((row for row in rows if row["episode_id"] not in gone), key=_game_and_id)
+    for game, group in itertools.groupby(staying, key=lambda row: str(row["game"])):
         with GameWriter(snapshot.paths, game) as parts:
             for row in group:
                 whole = read_episode(snapshot.paths, row)
@@ -108,6 +110,20 @@ def moved(writer: Writer, episodes: Mapping[str, Row], games: Mapping[str, str])
     for table, parts_of_table in added.items():
         changes[table].add += parts_of_table
     return changes
+
+
+def _sharing_parts(rows: Sequence[Row], ids: Collection[str]) -> list[Row]:
+    """The rows of these episodes, and of all that lie in the same parts, or in the same as those."""
+    steps: set[str] = set()
+    frames: set[str] = set()
+    found: list[Row] = []
+    more = [row for row in rows if row["episode_id"] in ids]
+    while len(more) > len(found):
+        found = more
+        steps |= {row["steps_part"] for row in found}
+        frames |= {row["frames_part"] for row in found}
+        more = [row for row in rows if row["steps_part"] in steps or row["frames_part"] in frames]
+    return found
 
 
 def _game_and_id(row: Row) -> tuple[str, str]:

@@ -34,7 +34,7 @@ SECOND_DAY = [
     EnvironmentPlan("breakout_mturk", (EpisodePlan(15),), ("cleo",)),
 ]
 # A commit for each episode.
-ONE_BY_ONE = IngestOptions(task_bytes=1)
+ONE_BY_ONE = IngestOptions(task_seconds=0)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def undisturbed(days: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
 def content(path: Path) -> dict[str, Any]:
     """Everything a lake holds that does not depend on when and how it was written, read anew from its files."""
     lake = Lake(path)
-    not_content = ["steps_part", "steps_first_row", "frames_part", "frames_first_row", "source_mtime_ns", "commit"]
+    not_content = ["steps_part", "steps_first_row", "frames_part", "frames_first_row", "source_stamp", "commit"]
     tables: dict[str, Any] = {}
     for name, table in TABLES.items():
         rows = lake.scan(name).collect()
@@ -164,7 +164,7 @@ def test_an_unknown_table_is_refused(first_lake: Path) -> None:
 def test_readers_see_whole_commits_while_another_process_ingests(days: tuple[Path, Path], lake_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from crowdplay_ingest.pipeline import IngestOptions, ingest\n"
-        "ingest(Path(sys.argv[1]), Path(sys.argv[2]), IngestOptions(task_bytes=1))"
+        "ingest(Path(sys.argv[1]), Path(sys.argv[2]), IngestOptions(task_seconds=0))"
     )
     seen = set()
     with subprocess.Popen([sys.executable, "-c", script, str(days[1]), str(lake_path)]) as process:
@@ -281,12 +281,12 @@ from crowdplay_ingest.pipeline import IngestOptions, Progress, ingest
 
 class Killer(Progress):
     files = 0
-    def finished(self, raw, rejection):
+    def finished(self, episode_id):
         self.files += 1
         if self.files == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
-ingest(Path(sys.argv[1]), Path(sys.argv[2]), IngestOptions(task_bytes=1), Killer())
+ingest(Path(sys.argv[1]), Path(sys.argv[2]), IngestOptions(task_seconds=0), Killer())
 """
 
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from ..errors import CrowdPlayLakeError
-from .output import stderr
+from .output import Output, stderr
 
-__all__ = ["app", "main"]
+__all__ = ["LakeArgument", "OutputOption", "app", "main"]
 
 # Exit status: 0 all well, 1 an error, 3 ingested but with something rejected.
 FAILED = 1
@@ -25,6 +25,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+# Text, not a path: s3://bucket/lake is a lake, too.
+LakeArgument = Annotated[
+    str, typer.Argument(metavar="LAKE", help="The lake's folder, or s3://bucket/lake.", show_default=False)
+]
+OutputOption = Annotated[Output, typer.Option("--output", help="What to print.")]
 
 _verbose = False
 
@@ -52,9 +58,9 @@ def common(
 
 def main() -> None:
     """Run the command: errors in one line on stderr and exit status 1; the traceback only with --verbose."""
-    from . import commands
+    from . import commands, ingesting
 
-    del commands
+    del commands, ingesting
     try:
         app()
     except BrokenPipeError:

@@ -12,24 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InvalidArgument
-from .app import app
+from .app import LakeArgument, OutputOption, app
 from .output import Output, as_json, human_bytes, human_duration, print_json, print_rows, print_table, stderr, stdout
 
 if TYPE_CHECKING:
     import polars as pl
-
-    from crowdplay_ingest.pipeline import IngestSummary
 
     from ..lake import Lake
     from ..query import QueryResult
 
 __all__: list[str] = []
 
-REJECTED = 3
 STEPS_PER_HOUR = 60 * 60 * 60
-
-LakeArgument = Annotated[Path, typer.Argument(metavar="LAKE", help="The lake's folder.", show_default=False)]
-OutputOption = Annotated[Output, typer.Option("--output", help="What to print.")]
 
 
 class QueryOutput(StrEnum):
@@ -95,57 +89,6 @@ def record(
             f"recorded {summary.episodes} episodes, {summary.steps:,} steps, into {raw} in {summary.seconds:.1f} s",
             markup=False,
         )
-
-
-@app.command(epilog="Example: crowdplay-lake ingest crowdplay_atari-v0/ lake/")
-def ingest(
-    raw: Annotated[Path, typer.Argument(metavar="RAW", help="A folder of raw episodes, or one episode's file.")],
-    lake: Annotated[Path, typer.Argument(metavar="LAKE", help="The lake's folder; made if missing.")],
-    metadata: Annotated[
-        Path | None, typer.Option(help="A dataset.sqlite elsewhere; by default those below RAW, or beside a file.")
-    ] = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Bring raw episodes into a lake. Run it again to add what is new.
-
-    Exit status 3 where something was rejected: the rest is in.
-    """
-    from crowdplay_ingest.pipeline import IngestOptions
-    from crowdplay_ingest.pipeline import ingest as ingest_raw
-
-    from .progress import IngestBar
-
-    try:
-        with IngestBar() as bar:
-            summary = ingest_raw(raw, lake, IngestOptions(metadata=metadata), bar)
-    except KeyboardInterrupt:
-        stderr.print("interrupted: what was committed is in the lake; run it again to go on from the last commit")
-        raise typer.Exit(130) from None
-    if output is Output.JSON:
-        rejected = [vars(rejection) for rejection in summary.rejected]
-        print_json({**vars(summary), "rejected": rejected, "lake": lake})
-    else:
-        _print_summary(summary, lake)
-    if summary.rejected:
-        raise typer.Exit(REJECTED)
-
-
-def _print_summary(summary: IngestSummary, lake: Path) -> None:
-    share = f" ({summary.bytes_out / summary.bytes_in:.0%})" if summary.bytes_in else ""
-    lines = [
-        f"ingested {summary.episodes:,} episodes, {summary.steps:,} steps into {lake}, commit {summary.commit}",
-        f"bytes: {human_bytes(summary.bytes_in)} in, {human_bytes(summary.bytes_out)} out{share}",
-    ]
-    if summary.unchanged:
-        lines.append(f"already there: {summary.unchanged:,} episodes")
-    if summary.without_metadata:
-        lines.append(f"without metadata: {summary.without_metadata:,} episodes, filed under game 'unknown'")
-    if summary.without_trajectory:
-        lines.append(f"metadata only: {summary.without_trajectory:,} episodes of which no trajectory was found yet")
-    lines += [f"changed since it was ingested, the lake keeps the old one: {name}" for name in summary.changed_files]
-    lines.append(f"rejected: {len(summary.rejected):,}")
-    lines += [f"  {rejection}" for rejection in summary.rejected]
-    stdout.print("\n".join(lines), markup=False)
 
 
 @app.command(epilog="Example: crowdplay-lake info lake/ --output json")

@@ -1,40 +1,62 @@
 """Raw episodes into a lake: plan, convert, commit; what is refused is recorded, the rest goes in.
 
-Work is cut into tasks of whole episodes, ordered by game. A task writes its Parquet parts, which nobody sees until
-the commit names them; each task is one commit, so a reader sees all of it or nothing, and an ingest that was
-interrupted goes on where it stopped.
+Work is cut into tasks of whole episodes, ordered by game, which any executor may do. A task writes its Parquet parts,
+which nobody sees until a commit names them; results are committed as they come, so a reader sees all of a task or
+nothing, and an ingest that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from os import PathLike
+from typing import TYPE_CHECKING, TypeAlias
 
 from crowdplay_lake.commit import Change, Writer, writing
 from crowdplay_lake.errors import InvalidArgument, RawDataError
-from crowdplay_lake.parts import moved
-from crowdplay_lake.schema import EPISODES, TABLES, UNKNOWN, Table
+from crowdplay_lake.keywords import is_storable
+from crowdplay_lake.parts import rewritten
 
+from .catalog import Catalog, Sorted
 from .machine import Limits
 from .metadata import Metadata, read_metadata
-from .sources import RawFile, open_source, split_name, unknown_path
-from .tasks import Progress, Rejection, TaskResult, plan, run_task
+from .sources import MetadataFile, RawFile, Source, open_metadata, open_source
+from .stored import local_path, shown
+from .tasks import Rejection, Task, TaskResult, plan, work_of
+from .workers import Workers, dask_executor, on_executor, on_processes, run_tasks, this_process
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+    Place: TypeAlias = str | PathLike[str] | UPath
 
 __all__ = ["IngestOptions", "IngestSummary", "Progress", "Rejection", "ingest"]
+
+# Less work than this, in seconds of one core, is done before other processes have started.
+LITTLE_WORK = 8.0
+# Each worker gets so many tasks at least, so that none is idle while the last one ends.
+TASKS_PER_WORKER = 3
 
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """How to ingest; the defaults suit a folder of CrowdPlay data."""
+    """How to ingest; the defaults suit a folder of CrowdPlay data on one machine."""
 
-    metadata: Path | None = None  # a dataset.sqlite; searched below the source by default
-    task_bytes: int = 64 << 20  # raw bytes of a task, and so of a commit
+    metadata: str | PathLike[str] | None = None  # a dataset.sqlite; searched below the source by default
+    metadata_only: bool = False  # leave the trajectories alone
+    game: str | None = None  # of what has none in its metadata
+    replace: bool = False  # take files anew whose bytes have changed since they were ingested
+    rehash: bool = False  # tell a change by checksum, reading every file
+    retry_rejected: bool = False  # try rejected files again though they have not changed
+    workers: int | None = None  # processes; 0: this one; by default one a core, and this one for little work
+    worker_memory: int = 1536 << 20  # bytes that each of them may take
+    executor: Executor | None = None  # does the work instead: a cluster's, say
+    dask: str | None = None  # address of a Dask scheduler, whose workers see the source and the lake
+    task_seconds: float = 90.0  # of work in a task, by bytes
     limits: Limits = field(default_factory=Limits)
     lock_wait: float = 10.0  # seconds
 
@@ -46,263 +68,251 @@ class IngestSummary:
     episodes: int
     steps: int
     bytes_in: int
-    bytes_out: int
+    bytes_out: int  # by which the lake's parts grew
+    seconds: float
     unchanged: int
-    changed_files: tuple[str, ...]
+    replaced: int
+    changed_files: tuple[str, ...]  # whose bytes have changed, and which the lake keeps as they were
+    duplicates: tuple[tuple[str, str], ...]  # (file taken, file of the same episode elsewhere)
     without_metadata: int
     without_trajectory: int
     rejected: tuple[Rejection, ...]
+    commits: int
     commit: int
 
 
-def ingest(
-    raw: Path, lake: Path, options: IngestOptions | None = None, progress: Progress | None = None
-) -> IngestSummary:
-    """Bring everything below ``raw`` into the lake at ``lake``, which is made if there is none.
+class Progress:
+    """What is told of a running ingest; this one says nothing."""
 
+    def planned(self, episodes: int, total_bytes: int) -> None:
+        """``episodes`` raw files of together ``total_bytes`` are to be read."""
+
+    def advanced(self, steps: int, read_bytes: int) -> None:
+        """So many more steps are converted, so many more bytes read."""
+
+    def finished(self, episode_id: str) -> None:
+        """One episode is converted."""
+
+    def rejected(self, rejection: Rejection) -> None:
+        """One raw file, or a value of the metadata, is refused."""
+
+    def committed(self, commit: int, episodes: int, steps: int) -> None:
+        """So many more episodes and steps are in the lake, with this commit."""
+
+
+def ingest(
+    raw: Place, lake: Place, options: IngestOptions | None = None, progress: Progress | None = None
+) -> IngestSummary:
+    """Bring everything in ``raw`` into the lake at ``lake``, which is made if there is none.
+
+    ``raw``: a folder, CrowdPlay's zip, or one episode's file, on disk or at an address (``s3://``, ``https://``).
     Run again, it adds what is new and leaves the rest alone. Raises UnknownPath, InvalidArgument (nothing to ingest),
-    InvalidLake, LakeBusy; a raw file that cannot be taken is no error but a `Rejection` in the summary.
+    InvalidLake, LakeBusy, WorkersLost; a raw file that cannot be taken is no error but a `Rejection` in the summary.
     """
     options = options or IngestOptions()
-    progress = progress or Progress()
-    source = open_source(raw)
-    files = source.episodes()
-    metadata_files = [options.metadata] if options.metadata else source.metadata()
+    _check(options)
+    began = time.monotonic()
+    source = open_source(str(raw))
+    files = [] if options.metadata_only else source.episodes()
+    metadata_files = [open_metadata(options.metadata)] if options.metadata is not None else source.metadata()
+    place = _place(raw)
     if not files and not metadata_files:
-        raise InvalidArgument(
-            f"{raw}: no raw episodes (.pickle, .pickle.gz, .pickle.bz2) and no dataset.sqlite below it"
-        )
-    names = [_metadata_name(path, raw) for path in metadata_files]
-    metadata, rejected = _read_all_metadata(metadata_files, names, options.limits)
+        raise InvalidArgument(_nothing(place, source, options.metadata_only))
+    metadata, rejections = _read_all_metadata(metadata_files, options.limits)
+    rejections += [Rejection(name, 0, None, None, reason) for name, reason in source.unreadable]
     with writing(lake, options.lock_wait) as writer:
-        return _Ingest(writer, metadata, names, rejected, options, progress).run(files)
+        catalog = Catalog(writer, metadata, place, options.game)
+        names = [*(file.name for file in metadata_files), *(name for name, _ in source.unreadable)]
+        catalog.rejected_metadata(names, rejections)
+        return _Run(writer, catalog, options, progress or Progress()).run(source, files, names, began)
 
 
-def _metadata_name(path: Path, raw: Path) -> str:
-    return path.relative_to(raw).as_posix() if raw.is_dir() and path.is_relative_to(raw) else path.name
+def _place(raw: Place) -> str:
+    """Where the source lies, without what an address may hold of secrets."""
+    path = local_path(str(raw))
+    return shown(str(raw)).rstrip("/") if path is None else str(path.absolute())
 
 
-def _read_all_metadata(paths: Iterable[Path], names: Iterable[str], limits: Limits) -> tuple[Metadata, list[Rejection]]:
+def _nothing(place: str, source: Source, metadata_only: bool) -> str:
+    if metadata_only:
+        return f"{place}: no dataset.sqlite there; name one with --metadata"
+    archives = f"; archives in it are not looked into, name one: {', '.join(source.archives[:3])}"
+    return f"{place}: no raw episodes (.pickle, .pickle.gz, .pickle.bz2) and no dataset.sqlite there" + (
+        archives if source.archives else ""
+    )
+
+
+def _check(options: IngestOptions) -> None:
+    """Raises InvalidArgument for options that cannot mean anything."""
+    if options.workers is not None and options.workers < 0:
+        raise InvalidArgument(f"workers is {options.workers}; name a number of processes, or 0 for this one")
+    if sum(option is not None for option in (options.workers, options.executor, options.dask)) > 1:
+        raise InvalidArgument("name one of workers, an executor and a Dask cluster: who is to do the work?")
+    if options.game is not None and not (options.game and is_storable(options.game)):
+        raise InvalidArgument(f"{options.game!r} cannot be the name of a game")
+    if options.worker_memory < 256 << 20:
+        raise InvalidArgument("a worker needs 256 MiB of memory at least")
+
+
+def _read_all_metadata(files: Sequence[MetadataFile], limits: Limits) -> tuple[Metadata, list[Rejection]]:
     metadata = Metadata()
     rejected: list[Rejection] = []
-    for path, name in zip(paths, names, strict=True):
-        if not path.exists():
-            raise unknown_path(path)
+    for file in files:
         try:
-            read = read_metadata(path, limits)
+            read = read_metadata(file, limits)
         except RawDataError as error:
-            rejected.append(Rejection(name, path.stat().st_size, None, path.stat().st_mtime_ns, error.reason))
+            rejected.append(Rejection(file.name, file.size, None, file.stamp, error.reason))
             continue
-        rejected += [Rejection(f"{name}/{value.name}", value.bytes, None, None, value.reason) for value in read.refused]
+        except OSError as error:
+            rejected.append(Rejection(file.name, file.size, None, None, f"cannot be read: {error.strerror or error}"))
+            continue
+        rejected += [
+            Rejection(f"{file.name}/{value.name}", value.bytes, None, None, value.reason) for value in read.refused
+        ]
         metadata.update(read)
     return metadata, rejected
 
 
-class _Ingest:
+class _Run:
     """One run, while it holds the lake's lock."""
 
-    def __init__(
-        self,
-        writer: Writer,
-        metadata: Metadata,
-        metadata_names: Sequence[str],
-        rejected: Sequence[Rejection],
-        options: IngestOptions,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, writer: Writer, catalog: Catalog, options: IngestOptions, progress: Progress) -> None:
         self.writer = writer
-        self.metadata = metadata
-        self.metadata_names = metadata_names
+        self.catalog = catalog
         self.options = options
         self.progress = progress
-        self.episodes = {row["episode_id"]: row for row in writer.snapshot.read(EPISODES.name).to_pylist()}
-        self.rejected = {row["name"]: row for row in writer.snapshot.read("rejected").to_pylist()}
-        before = self.rejected
-        # The metadata was read anew: what was wrong with it then and is not now is mended.
-        self.rejected = {name: row for name, row in before.items() if not _is_of(name, metadata_names)}
-        self._reject(rejected)
-        for name, row in self.rejected.items():
-            if name in before and all(before[name][key] == row[key] for key in row if key != "time"):
-                self.rejected[name] = before[name]
-        self._complete_environments()
-        # Episodes whose game the metadata tells otherwise than when they were ingested, and the game.
-        self.moving: dict[str, str] = {}
-        self.steps = 0
-        self.bytes_out = 0
+        self.replacing: set[str] = set()  # episodes whose old rows go when the new ones come
+        self.told = (0, 0)  # steps and bytes
+        self.episodes = self.steps = self.bytes_out = self.replaced = self.commits = 0
 
-    def run(self, files: Sequence[RawFile]) -> IngestSummary:
-        new, unchanged, changed = self._sort_out(files)
-        self._merge_metadata()
+    def run(
+        self, source: Source, files: Sequence[RawFile], metadata_names: Sequence[str], began: float
+    ) -> IngestSummary:
+        options = self.options
+        found = self.catalog.sort_out(files, options.rehash, options.retry_rejected)
+        new = found.new
+        if options.replace:
+            new = [*new, *found.changed]
+            self.replacing = {file.episode_id for file in found.changed}
         self.progress.planned(len(new), sum(file.size for file in new))
-        ingested = 0
-        for task in plan(new, self._game_of, self.options.task_bytes):
-            result = run_task(self.writer.paths, task, self.options.limits, self.progress)
-            ingested += len(result.episodes)
-            self._commit(result)
-        if not new:
-            self._commit(TaskResult())
-        names = {file.name for file in files}
+        try:
+            self._convert(new)
+        except BaseException:
+            # Nobody will name what unfinished tasks have written.
+            self.writer.remove_leftovers()
+            raise
+        return self._summary(source, files, found, new, metadata_names, began)
+
+    def _convert(self, new: Sequence[RawFile]) -> None:
+        work = sum(map(work_of, new))
+        width = self._width(work)
+        seconds = min(self.options.task_seconds, max(2.0, work / (max(width, 1) * TASKS_PER_WORKER)))
+        tasks = plan(new, self.catalog.game_of, seconds)
+        if tasks:
+            with self._workers(width, tasks) as workers:
+                for results in run_tasks(workers, tasks, lambda: self._look(workers)):
+                    self._take(results, workers)
+        # The metadata alone, where there was nothing else.
+        self._commit([])
+
+    def _width(self, work: float) -> int:
+        if self.options.workers is not None:
+            return self.options.workers
+        return 0 if work < LITTLE_WORK else len(os.sched_getaffinity(0))
+
+    @contextmanager
+    def _workers(self, width: int, tasks: Sequence[Task]) -> Iterator[Workers]:
+        paths, options = self.writer.paths, self.options
+        if options.dask is not None:
+            with dask_executor(options.dask) as executor, on_executor(executor, paths, options.limits) as workers:
+                yield workers
+        elif options.executor is not None:
+            with on_executor(options.executor, paths, options.limits) as workers:
+                yield workers
+        elif width == 0:
+            with this_process(paths, options.limits, self._tell) as workers:
+                yield workers
+        else:
+            count = min(width, len(tasks))
+            with on_processes(count, options.worker_memory, paths, options.limits, len(tasks)) as workers:
+                yield workers
+
+    # Progress
+
+    def _tell(self, steps: int, read_bytes: int) -> None:
+        """Tell what was done since the last time."""
+        before, self.told = self.told, (steps, read_bytes)
+        if before != self.told:
+            self.progress.advanced(steps - before[0], read_bytes - before[1])
+
+    def _look(self, workers: Workers) -> None:
+        done = workers.progress()
+        if done is not None:
+            self._tell(*done)
+
+    # Commits
+
+    def _take(self, results: Sequence[TaskResult], workers: Workers) -> None:
+        for result in results:
+            for row in result.episodes:
+                self.progress.finished(row["episode_id"])
+            for rejection in result.rejected:
+                self.progress.rejected(rejection)
+            if workers.progress() is None:
+                steps = sum(row["n_steps"] for row in result.episodes)
+                read_bytes = sum(row["source_bytes"] for row in result.episodes)
+                read_bytes += sum(rejection.bytes for rejection in result.rejected)
+                self._tell(self.told[0] + steps, self.told[1] + read_bytes)
+        self._commit(results)
+
+    def _commit(self, results: Sequence[TaskResult]) -> None:
+        rows = [row for result in results for row in result.episodes]
+        replaced = {row["episode_id"] for row in rows} & self.replacing
+        changes = rewritten(self.writer, self.catalog.episodes, self.catalog.moving, replaced)
+        for result in results:
+            for table, parts in result.parts.items():
+                changes.setdefault(table, Change()).add += parts
+            self.catalog.reject(result.rejected)
+        self.catalog.take(rows)
+        changes |= self.catalog.changes()
+        steps = sum(row["n_steps"] for row in rows)
+        before = self.writer.snapshot.number
+        after = self.writer.commit("ingest", changes, {"episodes": len(rows), "steps": steps})
+        self.catalog.committed()
+        self.episodes += len(rows)
+        self.steps += steps
+        self.replaced += len(replaced)
+        if after.number != before:
+            self.commits += 1
+            for change in changes.values():
+                self.bytes_out += sum(part.size for part in change.add) - sum(part.size for part in change.remove)
+            self.progress.committed(after.number, len(rows), steps)
+
+    def _summary(
+        self,
+        source: Source,
+        files: Sequence[RawFile],
+        found: Sorted,
+        new: Sequence[RawFile],
+        metadata_names: Sequence[str],
+        began: float,
+    ) -> IngestSummary:
+        episodes = self.catalog.episodes
         return IngestSummary(
-            episodes=ingested,
+            episodes=self.episodes,
             steps=self.steps,
             bytes_in=sum(file.size for file in new),
             bytes_out=self.bytes_out,
-            unchanged=unchanged,
-            changed_files=tuple(changed),
+            seconds=time.monotonic() - began,
+            unchanged=len(found.unchanged),
+            replaced=self.replaced,
+            changed_files=() if self.options.replace else tuple(file.name for file in found.changed),
+            duplicates=tuple(source.duplicates),
             without_metadata=sum(
-                f.episode_id in self.episodes and self.episodes[f.episode_id]["environment_id"] is None for f in files
+                f.episode_id in episodes and episodes[f.episode_id]["environment_id"] is None for f in files
             ),
-            without_trajectory=sum(row["n_steps"] is None for row in self.episodes.values()),
-            rejected=tuple(
-                Rejection(*(row[key] for key in ("name", "bytes", "sha256", "mtime_ns", "reason", "step")))
-                for name, row in sorted(self.rejected.items())
-                if name in names or _is_of(name, self.metadata_names)
-            ),
+            without_trajectory=sum(row["n_steps"] is None for row in episodes.values()),
+            rejected=tuple(self.catalog.rejections([*(file.name for file in files), *metadata_names])),
+            commits=self.commits,
             commit=self.writer.snapshot.number,
         )
-
-    def _sort_out(self, files: Sequence[RawFile]) -> tuple[list[RawFile], int, list[str]]:
-        """(files to read, number of those the lake has, names of those whose bytes changed since it took them)."""
-        new, unchanged, changed = [], 0, []
-        for file in files:
-            known = self.episodes.get(file.episode_id)
-            refused = self.rejected.get(file.name)
-            if known is not None and known["n_steps"] is not None:
-                if _has_changed(file, known):
-                    changed.append(file.name)
-                else:
-                    unchanged += 1
-            elif refused is not None and (refused["bytes"], refused["mtime_ns"]) == (file.size, file.mtime_ns):
-                continue
-            else:
-                new.append(file)
-        return new, unchanged, changed
-
-    def _game_of(self, file: RawFile) -> str:
-        return str(self._described(file.episode_id)["game"])
-
-    def _described(self, episode_id: str) -> dict[str, Any]:
-        """The row as the metadata tells it: of this run, or else of an earlier one."""
-        known = self.episodes.get(episode_id, dict.fromkeys(EPISODES.schema.names))
-        if episode_id in self.metadata.environment_of or known["game"] is None:
-            told = self.metadata.episode_columns(episode_id)
-            return {**known, **_completed(told, known), "episode_id": episode_id}
-        return dict(known)
-
-    def _complete_environments(self) -> None:
-        """What the metadata leaves out of an environment, it has not taken back: an earlier run's values stay."""
-        known = {row["environment_id"]: row for row in self.writer.snapshot.read("environments").to_pylist()}
-        environments = self.metadata.environments
-        for environment_id in {*environments, *self.metadata.environment_of.values()} & known.keys():
-            told = environments.get(environment_id, {})
-            environments[environment_id] = {**known[environment_id], **_completed(told, known[environment_id])}
-
-    def _reject(self, rejections: Iterable[Rejection]) -> None:
-        for rejection in rejections:
-            row = {**vars(rejection), "time": datetime.now(UTC)}
-            known = self.rejected.get(rejection.name)
-            if known is None or any(known[key] != row[key] for key in row if key != "time"):
-                self.rejected[rejection.name] = row
-
-    def _merge_metadata(self) -> None:
-        """Rows of `episodes` for what the metadata knows; an episode with a trajectory keeps it."""
-        for episode_id in self.metadata.environment_of:
-            row = self._described(episode_id)
-            known = self.episodes.get(episode_id)
-            if known is not None and known["n_steps"] is not None and known["game"] != row["game"]:
-                self.moving[episode_id] = row["game"]
-            self.episodes[episode_id] = row
-
-    def _commit(self, result: TaskResult) -> None:
-        for row in result.episodes:
-            self.episodes[row["episode_id"]] = {**self._described(row["episode_id"]), **row}
-        self._reject(result.rejected)
-        for row in result.episodes:
-            # It was refused in an earlier form, and is in now.
-            self.rejected = {n: r for n, r in self.rejected.items() if not _is_form_of(n, row["episode_id"])}
-        changes = {name: Change(parts) for name, parts in result.parts.items()}
-        for name, change in moved(self.writer, self.episodes, self.moving).items():
-            changes[name].add += change.add
-            changes[name].remove += change.remove
-        self.moving = {}
-        changes |= {name: self.writer.replacement(name, rows) for name, rows in self._small_tables().items()}
-        steps = sum(row["n_steps"] for row in result.episodes)
-        before = self.writer.snapshot.number
-        after = self.writer.commit("ingest", changes, {"episodes": len(result.episodes), "steps": steps})
-        self.steps += steps
-        if after.number != before:
-            self.bytes_out += sum(part.size for change in changes.values() for part in change.add)
-
-    def _small_tables(self) -> Mapping[str, pa.Table]:
-        """The whole content of every table but `steps` and `frames`."""
-        metadata = self.metadata
-        return {
-            EPISODES.name: pa.Table.from_pylist(list(self.episodes.values()), EPISODES.schema),
-            "environments": self._upserted("environments", ["environment_id"], metadata.environments.values()),
-            "users": self._upserted("users", ["user_id"], metadata.users.values()),
-            "keyword_data": self._upserted(
-                "keyword_data",
-                ["episode_id", "agent_id", "key"],
-                [row for row in metadata.keyword_data.values() if row["episode_id"] in self.episodes],
-            ),
-            "environment_keyword_data": self._upserted(
-                "environment_keyword_data",
-                ["environment_id", "agent_id", "key"],
-                metadata.environment_keyword_data.values(),
-            ),
-            "rejected": pa.Table.from_pylist(list(self.rejected.values()), TABLES["rejected"].schema),
-        }
-
-    def _upserted(self, name: str, key: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-        """The table with ``rows`` put in by ``key``; a row that is there already keeps the commit that wrote it."""
-        table: Table = TABLES[name]
-        number = self.writer.snapshot.number + 1
-        merged = {tuple(row[k] for k in key): row for row in self.writer.snapshot.read(name).to_pylist()}
-        # value_json tells values apart; in value_double NaN would differ from itself.
-        columns = [c for c in table.schema.names if c not in ("commit", "value_double", table.partition)]
-        for row in rows:
-            identity = tuple(row[k] for k in key)
-            known = merged.get(identity)
-            if known is None or any(known[c] != row.get(c) for c in columns):
-                merged[identity] = {**row, "commit": number}
-        if table.partition is not None:
-            # Rows follow their episode, also those that an earlier ingest wrote.
-            for row in merged.values():
-                row[table.partition] = self.episodes[row["episode_id"]][table.partition]
-        schema = table.schema
-        return pa.Table.from_pylist([{c: row.get(c) for c in schema.names} for row in merged.values()], schema)
-
-
-def _completed(told: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """``told``, and where it says nothing, what is ``known``."""
-    return {
-        name: known[name] if value in (None, UNKNOWN) and known.get(name) is not None else value
-        for name, value in told.items()
-    }
-
-
-def _has_changed(file: RawFile, known: Mapping[str, Any]) -> bool:
-    """Whether a file holds other bytes than when it was ingested. One that only has another date is read to tell.
-
-    The episode in another packing (repacked to gzip, say) is not the same file, and no change of it.
-    """
-    if Path(file.name).name != Path(known["source_name"]).name:
-        return False
-    if file.size != known["source_bytes"]:
-        return True
-    if file.mtime_ns == int(known["source_mtime_ns"]):
-        return False
-    with file.path.open("rb") as raw:
-        digest = hashlib.file_digest(raw, "sha256").hexdigest()
-    return digest != str(known["source_sha256"])
-
-
-def _is_of(name: str, metadata_names: Iterable[str]) -> bool:
-    """Whether a rejection's name is that of a metadata file, or of a value in one."""
-    return any(name == file or name.startswith(f"{file}/") for file in metadata_names)
-
-
-def _is_form_of(name: str, episode_id: str) -> bool:
-    """Whether a file of that name would be this episode, however it is packed."""
-    split = split_name(Path(name).name)
-    return split is not None and split[0] == episode_id

@@ -1,0 +1,244 @@
+"""What an ingest knows of the lake: its small tables as they are and as they will be with the next commit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from crowdplay_lake.commit import Change, Writer
+from crowdplay_lake.schema import EPISODES, KEYWORD_DATA, TABLES, UNKNOWN, Table
+
+from .metadata import Metadata
+from .sources import RawFile, split_name
+from .tasks import Rejection
+
+__all__ = ["Catalog", "Sorted"]
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Sorted:
+    """The raw files of a source, by what is to be done with them."""
+
+    new: list[RawFile] = field(default_factory=list)
+    unchanged: list[RawFile] = field(default_factory=list)
+    changed: list[RawFile] = field(default_factory=list)  # other bytes than the lake has
+    refused: list[RawFile] = field(default_factory=list)  # as they were when they were refused
+
+
+class Catalog:
+    """Rows of `episodes` and `rejected`, and the metadata that a run brings."""
+
+    def __init__(self, writer: Writer, metadata: Metadata, source: str, game: str | None) -> None:
+        self._writer = writer
+        self._metadata = metadata
+        self._source = source
+        self.episodes: dict[str, Row] = {
+            row["episode_id"]: row for row in writer.snapshot.read(EPISODES.name).to_pylist()
+        }
+        self.rejected: dict[tuple[str, str], Row] = {
+            (row["source"], row["name"]): row for row in writer.snapshot.read("rejected").to_pylist()
+        }
+        self._complete_environments(game)
+        self._game = game
+        # Episodes whose game the metadata tells otherwise than when they were ingested, and the game.
+        self.moving: dict[str, str] = {}
+        self._touched: set[str] = set()
+        self._has_new_metadata = True
+        self._merge_metadata()
+
+    # Files
+
+    def sort_out(self, files: Iterable[RawFile], rehash: bool, retry_rejected: bool) -> Sorted:
+        """What is to be done with the files of the source. Reads those whose stamp alone differs, to tell."""
+        found = Sorted()
+        for file in files:
+            known = self.episodes.get(file.episode_id)
+            refused = self.rejected.get((self._source, file.name))
+            if known is not None and known["n_steps"] is not None:
+                (found.changed if self._has_changed(file, known, rehash) else found.unchanged).append(file)
+            elif refused is not None and not retry_rejected and _is_as_it_was(file, refused):
+                found.refused.append(file)
+            else:
+                found.new.append(file)
+        return found
+
+    def _has_changed(self, file: RawFile, known: Row, rehash: bool) -> bool:
+        """Whether a file holds other bytes than when it was ingested.
+
+        The episode in another packing (repacked to gzip, say) is not the same file, and no change of it.
+        """
+        if PurePosixPath(file.name).name != PurePosixPath(known["source_name"]).name:
+            return False
+        if file.size != known["source_bytes"]:
+            return True
+        if file.stamp == known["source_stamp"] and not rehash:
+            return False
+        with file.open() as opened:
+            if opened.sha256() != known["source_sha256"]:
+                return True
+        if file.stamp != known["source_stamp"]:
+            known["source_stamp"] = file.stamp
+            self._touched.add(known["game"])
+        return False
+
+    def game_of(self, file: RawFile) -> str:
+        """The game whose partition the file's episode goes to."""
+        return str(self._described(file.episode_id)["game"])
+
+    def reject(self, rejections: Iterable[Rejection]) -> None:
+        """Enter what was refused; one that was refused before, for the same reason, keeps its time."""
+        for rejection in rejections:
+            row = {"source": self._source, **vars(rejection), "time": datetime.now(UTC)}
+            key = (self._source, rejection.name)
+            known = self.rejected.get(key)
+            if known is None or any(known[name] != row[name] for name in row if name != "time"):
+                self.rejected[key] = row
+
+    def rejected_metadata(self, names: Collection[str], rejections: Sequence[Rejection]) -> None:
+        """Enter what is wrong with the metadata files of that name, and forget what was and is not any more."""
+        before = self.rejected
+        self.rejected = {
+            (source, name): row
+            for (source, name), row in before.items()
+            if source != self._source or not any(name == file or name.startswith(f"{file}/") for file in names)
+        }
+        self.reject(rejections)
+        for key, row in self.rejected.items():
+            if key in before and all(before[key][name] == row[name] for name in row if name != "time"):
+                self.rejected[key] = before[key]
+
+    def rejections(self, names: Collection[str]) -> list[Rejection]:
+        """What is rejected of the source's files of these names, and of values in them."""
+        columns = ("name", "bytes", "sha256", "stamp", "reason", "step")
+        return [
+            Rejection(*(row[column] for column in columns))
+            for (source, name), row in sorted(self.rejected.items())
+            if source == self._source and (name in names or any(name.startswith(f"{file}/") for file in names))
+        ]
+
+    # Episodes
+
+    def _described(self, episode_id: str) -> Row:
+        """The row as the metadata tells it: of this run, or else of an earlier one."""
+        known = self.episodes.get(episode_id, dict.fromkeys(EPISODES.schema.names))
+        if episode_id in self._metadata.environment_of or known["game"] is None:
+            told = self._metadata.episode_columns(episode_id)
+            if told["game"] == UNKNOWN and self._game is not None:
+                told["game"] = self._game
+            return {**known, **_completed(told, known), "episode_id": episode_id}
+        return dict(known)
+
+    def _complete_environments(self, game: str | None) -> None:
+        """What the metadata leaves out of an environment, it has not taken back: an earlier run's values stay."""
+        known = {row["environment_id"]: row for row in self._writer.snapshot.read("environments").to_pylist()}
+        environments = self._metadata.environments
+        for environment_id in {*environments, *self._metadata.environment_of.values()} & known.keys():
+            told = environments.get(environment_id, {})
+            environments[environment_id] = {**known[environment_id], **_completed(told, known[environment_id])}
+        if game is not None:
+            for row in environments.values():
+                if row.get("game", UNKNOWN) == UNKNOWN:
+                    row["game"] = game
+
+    def _merge_metadata(self) -> None:
+        """Rows of `episodes` for what the metadata knows; an episode with a trajectory keeps it."""
+        for episode_id in self._metadata.environment_of:
+            row = self._described(episode_id)
+            known = self.episodes.get(episode_id)
+            if known is not None and known["n_steps"] is not None and known["game"] != row["game"]:
+                self.moving[episode_id] = row["game"]
+            if row != known:
+                self._touched |= {row["game"], known["game"]} if known is not None else {row["game"]}
+                self.episodes[episode_id] = row
+
+    def take(self, episodes: Iterable[Row]) -> None:
+        """Enter episodes that were converted: their facts, and where their rows are."""
+        unplaced = {row["episode_id"] for row in self._metadata.keyword_data.values()} - self.episodes.keys()
+        for row in episodes:
+            episode_id = row["episode_id"]
+            self.episodes[episode_id] = {**self._described(episode_id), **row}
+            self._touched.add(self.episodes[episode_id]["game"])
+            self._has_new_metadata |= episode_id in unplaced
+            # It was refused in an earlier form, and is in now.
+            self.rejected = {key: r for key, r in self.rejected.items() if not _is_form_of(key[1], episode_id)}
+
+    # Tables
+
+    def changes(self) -> dict[str, Change]:
+        """What a commit has to do to the small tables."""
+        changed = [row for row in self.episodes.values() if row["game"] in self._touched]
+        rows = pa.Table.from_pylist(changed, EPISODES.schema)
+        replacement = self._writer.replacement
+        found = {EPISODES.name: replacement(EPISODES.name, rows, self._touched)}
+        rejected = pa.Table.from_pylist(list(self.rejected.values()), TABLES["rejected"].schema)
+        found["rejected"] = replacement("rejected", rejected)
+        if self._has_new_metadata:
+            found |= {name: replacement(name, rows) for name, rows in self._metadata_tables().items()}
+        return found
+
+    def committed(self) -> None:
+        """The last `changes` are in the lake."""
+        self._touched = set()
+        self.moving = {}
+        self._has_new_metadata = False
+
+    def _metadata_tables(self) -> Mapping[str, pa.Table]:
+        metadata = self._metadata
+        return {
+            "environments": self._upserted("environments", ["environment_id"], metadata.environments.values()),
+            "users": self._upserted("users", ["user_id"], metadata.users.values()),
+            KEYWORD_DATA.name: self._upserted(
+                KEYWORD_DATA.name,
+                ["episode_id", "agent_id", "key"],
+                [row for row in metadata.keyword_data.values() if row["episode_id"] in self.episodes],
+            ),
+            "environment_keyword_data": self._upserted(
+                "environment_keyword_data",
+                ["environment_id", "agent_id", "key"],
+                metadata.environment_keyword_data.values(),
+            ),
+        }
+
+    def _upserted(self, name: str, key: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """The table with ``rows`` put in by ``key``; a row that is there already keeps the commit that wrote it."""
+        table: Table = TABLES[name]
+        number = self._writer.snapshot.number + 1
+        merged = {tuple(row[k] for k in key): row for row in self._writer.snapshot.read(name).to_pylist()}
+        # value_json tells values apart; in value_double NaN would differ from itself.
+        columns = [c for c in table.schema.names if c not in ("commit", "value_double", table.partition)]
+        for row in rows:
+            identity = tuple(row[k] for k in key)
+            known = merged.get(identity)
+            if known is None or any(known[c] != row.get(c) for c in columns):
+                merged[identity] = {**row, "commit": number}
+        if table.partition is not None:
+            # Rows follow their episode, also those that an earlier ingest wrote.
+            for row in merged.values():
+                row[table.partition] = self.episodes[row["episode_id"]][table.partition]
+        schema = table.schema
+        return pa.Table.from_pylist([{c: row.get(c) for c in schema.names} for row in merged.values()], schema)
+
+
+def _completed(told: Mapping[str, Any], known: Mapping[str, Any]) -> Row:
+    """``told``, and where it says nothing, what is ``known``."""
+    return {
+        name: known[name] if value in (None, UNKNOWN) and known.get(name) is not None else value
+        for name, value in told.items()
+    }
+
+
+def _is_as_it_was(file: RawFile, refused: Row) -> bool:
+    return bool((refused["bytes"], refused["stamp"]) == (file.size, file.stamp))
+
+
+def _is_form_of(name: str, episode_id: str) -> bool:
+    """Whether a file of that name would be this episode, however it is packed."""
+    split = split_name(PurePosixPath(name).name)
+    return split is not None and split[0] == episode_id

@@ -1,0 +1,303 @@
+"""Who does the tasks: this process, processes beside it, or any `concurrent.futures.Executor`, such as a cluster's.
+
+A worker that dies is replaced, and its tasks are done again: alone, so that the one that killed it shows; the files of
+that one each alone, so that the culprit is rejected and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from crowdplay_lake.errors import CrowdPlayLakeError, MissingExtra, WorkersLost
+from crowdplay_lake.layout import LakePaths
+
+from .machine import Limits
+from .tasks import Counters, Rejection, Task, TaskResult, run_task
+
+__all__ = ["Workers", "dask_executor", "on_executor", "on_processes", "run_tasks", "this_process"]
+
+POLL = 0.25  # seconds between two looks at the counters
+# A file whose worker died twice while it was alone is the cause.
+ATTEMPTS = 2
+# Deaths in a row, none of the tasks done, after which it is not the files.
+HOPELESS = 8
+
+
+class Workers(Protocol):
+    """Somebody who does tasks."""
+
+    at_once: int  # tasks worth handing over at once
+
+    def submit(self, task: Task) -> Future[TaskResult]:
+        """Have a task done."""
+
+    def renew(self) -> None:
+        """Replace workers that died."""
+
+    def progress(self) -> tuple[int, int] | None:
+        """(steps, raw bytes) done so far, or None where that shows with the results only."""
+
+
+class _ThisProcess:
+    """Does a task when it is asked to."""
+
+    at_once = 1
+
+    def __init__(self, paths: LakePaths, limits: Limits, tell: Callable[[int, int], None]) -> None:
+        self._paths = paths
+        self._limits = limits
+        self._tell = tell
+        self._done = (0, 0)
+
+    def submit(self, task: Task) -> Future[TaskResult]:
+        steps, read_bytes = self._done
+
+        def tell(task_steps: int, task_bytes: int) -> None:
+            self._done = (steps + task_steps, read_bytes + task_bytes)
+            self._tell(*self._done)
+
+        future: Future[TaskResult] = Future()
+        future.set_result(run_task(self._paths, task, self._limits, tell))
+        return future
+
+    def renew(self) -> None:
+        pass
+
+    def progress(self) -> tuple[int, int]:
+        return self._done
+
+
+class _OnExecutor:
+    """Hands tasks to an executor that somebody else looks after."""
+
+    def __init__(self, executor: Executor, paths: LakePaths, limits: Limits) -> None:
+        self._executor = executor
+        self._paths = paths
+        self._limits = limits
+        # A cluster may grow: let it see all there is to do. It tells nothing before a task is done.
+        self.at_once = 1_000_000
+
+    def submit(self, task: Task) -> Future[TaskResult]:
+        return self._executor.submit(run_task, self._paths, task, self._limits)
+
+    def renew(self) -> None:
+        pass
+
+    def progress(self) -> None:
+        return None
+
+
+class _Processes:
+    """Processes on this machine, each with a limit on its memory."""
+
+    def __init__(self, count: int, memory: int, paths: LakePaths, limits: Limits, counters: Path, tasks: int) -> None:
+        # One more than there are workers, so that none has to wait for the next.
+        self.at_once = count + 1
+        self._count = count
+        self._memory = memory
+        self._paths = paths
+        self._limits = limits
+        self._counters_path = counters
+        self._counters = Counters.create(counters, tasks)
+        self._executor = self._start()
+
+    def _start(self) -> Executor:
+        # loky starts workers without the caller's script, so that one without `if __name__ == "__main__"` works.
+        from loky import ProcessPoolExecutor
+
+        executor: Executor = ProcessPoolExecutor(
+            self._count, timeout=60, initializer=_prepare_worker, initargs=(self._memory,)
+        )
+        return executor
+
+    def submit(self, task: Task) -> Future[TaskResult]:
+        return self._executor.submit(run_task_of, self._paths, task, self._limits, self._counters_path, os.getpid())
+
+    def renew(self) -> None:
+        self.kill()
+        self._executor = self._start()
+
+    def progress(self) -> tuple[int, int]:
+        return self._counters.total()
+
+    def kill(self) -> None:
+        self._executor.shutdown(wait=True, kill_workers=True)  # type: ignore[call-arg]
+
+
+def run_task_of(paths: LakePaths, task: Task, limits: Limits, counters: Path, parent: int) -> TaskResult:
+    """`run_task` in a worker process: tells its progress in a file, and gives up when its parent is gone."""
+    shared = Counters(counters)
+
+    def tell(steps: int, read_bytes: int) -> None:
+        shared.set(task.number, steps, read_bytes)
+        if os.getppid() != parent:
+            raise SystemExit("whoever asked for this work is gone")
+
+    return run_task(paths, task, limits, tell)
+
+
+def _prepare_worker(memory: int) -> None:
+    # An interrupt is for whoever asked for the work: it ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    limit_memory(memory)
+
+
+def limit_memory(memory: int) -> None:
+    """Let this process take ``memory`` bytes beyond what it has; more is a MemoryError. On Linux; elsewhere nothing."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        status = Path("/proc/self/status").read_text()
+        used = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData:")) * 1024
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (used + memory, hard))
+
+
+@contextmanager
+def this_process(paths: LakePaths, limits: Limits, tell: Callable[[int, int], None]) -> Iterator[Workers]:
+    """The process that asks: for little work, which is done before others have started. No memory limit of its own."""
+    yield _ThisProcess(paths, limits, tell)
+
+
+@contextmanager
+def on_processes(count: int, memory: int, paths: LakePaths, limits: Limits, tasks: int) -> Iterator[Workers]:
+    """``count`` processes, each of which may take ``memory`` bytes."""
+    with tempfile.TemporaryDirectory(prefix="crowdplay-lake-") as folder:
+        workers = _Processes(count, memory, paths, limits, Path(folder, "counters"), tasks)
+        try:
+            yield workers
+        finally:
+            workers.kill()
+
+
+@contextmanager
+def on_executor(executor: Executor, paths: LakePaths, limits: Limits) -> Iterator[Workers]:
+    """An executor of the caller's."""
+    yield _OnExecutor(executor, paths, limits)
+
+
+@contextmanager
+def dask_executor(address: str) -> Iterator[Executor]:
+    """The executor of the Dask cluster at ``address``. Raises MissingExtra; WorkersLost where there is none."""
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingExtra("distributed", "dask") from error
+    try:
+        client = Client(address, timeout="10s", set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise WorkersLost(f"{address}: no Dask scheduler answers there ({error}); is it running?") from error
+    with client:
+        yield client.get_executor(pure=False)
+
+
+def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None]) -> Iterator[list[TaskResult]]:
+    """Have tasks done; yields the results as they come, whatever is there at a time.
+
+    ``looked`` is called a few times a second. Raises what a task raises, and WorkersLost where workers keep dying.
+    """
+    queue = _Queue(tasks)
+    running: dict[Future[TaskResult], Task] = {}
+    while queue or running:
+        for task in queue.next(workers.at_once, len(running)):
+            running[workers.submit(task)] = task
+        done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
+        if is_broken := any(isinstance(_error(future), BrokenExecutor) for future in done):
+            # All that ran there is lost; it takes a moment until each of them knows.
+            done, _ = wait(running)
+        results = []
+        for future in done:
+            task = running.pop(future)
+            error = _error(future)
+            if error is None:
+                results.append(future.result())
+            elif _is_lost(error):
+                results += map(_blamed, queue.lost(task))
+            else:
+                raise _explained(error)
+        if is_broken:
+            queue.count_death()
+            workers.renew()
+        if results:
+            queue.deaths = 0
+        looked()
+        if results:
+            yield results
+
+
+def _error(future: Future[TaskResult]) -> BaseException | None:
+    return BrokenExecutor() if future.cancelled() else future.exception()
+
+
+class _Queue:
+    """Tasks to be done: those that a worker died of come last, one at a time."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._waiting = deque(tasks)
+        self._suspects: deque[Task] = deque()
+        self._alone: Task | None = None
+        self._lost: Counter[str] = Counter()
+        self.deaths = 0  # since a task was done
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._suspects)
+
+    def count_death(self) -> None:
+        """Workers died. Raises WorkersLost where that happens again and again, with nothing done in between."""
+        self.deaths += 1
+        if self.deaths > HOPELESS:
+            raise WorkersLost(
+                f"workers died {self.deaths} times in a row, whatever they worked on; is the machine out of memory?"
+                " Try fewer with --workers"
+            )
+
+    def next(self, at_once: int, running: int) -> Iterator[Task]:
+        """The tasks to hand over now."""
+        if self._waiting:
+            for _ in range(min(at_once - running, len(self._waiting))):
+                yield self._waiting.popleft()
+        elif self._suspects and not running:
+            self._alone = self._suspects.popleft()
+            yield self._alone
+
+    def lost(self, task: Task) -> Iterator[Task]:
+        """Do a task again whose worker died; yields it instead if it is one file, and the cause."""
+        if task is not self._alone:
+            self._suspects.append(task)
+        elif len(task.files) > 1:
+            self._suspects.extend(Task(task.number, (file,)) for file in task.files)
+        else:
+            name = task.files[0][1].name
+            self._lost[name] += 1
+            if self._lost[name] < ATTEMPTS:
+                self._suspects.append(task)
+            else:
+                yield task
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether an error says that the worker is gone, or was too small. Dask's are told by name: it may be missing."""
+    return isinstance(error, BrokenExecutor | MemoryError) or type(error).__name__ in ("KilledWorker", "CancelledError")
+
+
+def _blamed(task: Task) -> TaskResult:
+    ((_, file),) = task.files
+    reason = "its worker died, each time alone with it: most likely it needs more memory than there is"
+    return TaskResult(rejected=[Rejection(file.name, file.size, None, file.stamp, reason)])
+
+
+def _explained(error: BaseException) -> BaseException:
+    """The error of a task, as the user should read it."""
+    if isinstance(error, CrowdPlayLakeError | OSError | KeyboardInterrupt):
+        return error
+    if isinstance(error, ImportError):
+        return WorkersLost(f"the workers lack a module ({error}): install crowdplay-lake, the same version, there too")
+    return error
