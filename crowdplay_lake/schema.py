@@ -154,7 +154,7 @@ EPISODES = Table(
         Column("source_name", _TEXT, "name of the raw file"),
         Column("source_bytes", _LONG, "its size"),
         Column("source_sha256", _TEXT, "its checksum"),
-        Column("source_mtime_ns", _LONG, "its time of change when it was read"),
+        Column("source_stamp", _TEXT, "what tells a change of it: mtime, crc in a zip, etag or modified elsewhere"),
         Column("content_hash", _TEXT, "SHA-256 over the episode's rows, the same however it was written"),
         Column("steps_part", _TEXT, "the part of `steps` that holds the episode"),
         Column(
@@ -239,7 +239,7 @@ REJECTED = Table(
         Column("name", _TEXT, "the file, or the file and the value inside it"),
         Column("bytes", _LONG, "its size"),
         Column("sha256", _TEXT, "its checksum"),
-        Column("mtime_ns", _LONG, "its time of change when it was read"),
+        Column("stamp", _TEXT, "what tells a change of it; null where it is to be tried again anyway"),
         Column("reason", _TEXT, "why it was refused"),
         Column("step", _INT, "the step where it shows, from 0; null where it is not of one step"),
         Column("time", _TIME, "when"),

@@ -72,7 +72,7 @@ def undisturbed(days: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
 def content(path: Path) -> dict[str, Any]:
     """Everything a lake holds that does not depend on when and how it was written, read anew from its files."""
     lake = Lake(path)
-    not_content = ["steps_part", "steps_first_row", "frames_part", "frames_first_row", "source_mtime_ns", "commit"]
+    not_content = ["steps_part", "steps_first_row", "frames_part", "frames_first_row", "source_stamp", "commit"]
     tables: dict[str, Any] = {}
     for name, table in TABLES.items():
         rows = lake.scan(name).collect()

@@ -99,10 +99,12 @@ def record(
 
 @app.command(epilog="Example: crowdplay-lake ingest crowdplay_atari-v0/ lake/")
 def ingest(
-    raw: Annotated[Path, typer.Argument(metavar="RAW", help="A folder of raw episodes, or one episode's file.")],
+    raw: Annotated[
+        str, typer.Argument(metavar="RAW", help="A folder, a zip or one episode's file: a path, s3:// or http(s)://.")
+    ],
     lake: Annotated[Path, typer.Argument(metavar="LAKE", help="The lake's folder; made if missing.")],
     metadata: Annotated[
-        Path | None, typer.Option(help="A dataset.sqlite elsewhere; by default those below RAW, or beside a file.")
+        str | None, typer.Option(help="A dataset.sqlite elsewhere; by default those below RAW, or beside a file.")
     ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from crowdplay_lake.errors import BrokenPickle, RawDataError, UnsupportedTrajectory
+from crowdplay_lake.errors import BrokenPickle, RawDataError
 from crowdplay_lake.keywords import keyword_columns
 from crowdplay_lake.schema import ALL_AGENTS, UNKNOWN
 
 from .machine import Limits, load
+from .raw_files import MetadataFile
+from .sqlite_file import MAX_VALUE_BYTES, BadText, check_tables, opened_database
 
 __all__ = ["Metadata", "RefusedValue", "read_metadata"]
 
@@ -26,6 +25,9 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "episodekeyworddata": ("episode_id", "agent_id", "key", "value"),
     "users": ("user_id", "permanent_user_id", "task_id", "environment_id", "agent_id"),
 }
+
+# Of an id or a key, in characters.
+_LONGEST_TEXT = 1 << 16
 
 Key = tuple[str, str, str]
 
@@ -70,48 +72,47 @@ class Metadata:
         }
 
 
-def read_metadata(path: Path, limits: Limits | None = None) -> Metadata:
-    """All rows of a dataset.sqlite. A value that cannot be taken is left out and listed in ``refused``.
+def read_metadata(file: MetadataFile, limits: Limits | None = None) -> Metadata:
+    """All rows of a dataset.sqlite. What of it cannot be taken is left out and listed in ``refused``.
 
-    Raises UnsupportedTrajectory where the file is no such database.
+    Raises UnsupportedTrajectory where the file is no such database, LimitExceeded, OSError.
     """
     metadata = Metadata()
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as database:
-            _check_tables(database)
-            for environment_id, task_id in _rows(database, "environments"):
-                metadata.environments[environment_id] = {"environment_id": environment_id, "task_id": task_id}
-            for user in _rows(database, "users"):
-                metadata.users[user[0]] = dict(zip(_TABLES["users"], user, strict=True))
-            metadata.environment_of.update(_rows(database, "episodes"))
-            _read_values(database, "episodekeyworddata", metadata.keyword_data, metadata, limits)
-            _read_values(database, "environmentkeyworddata", metadata.environment_keyword_data, metadata, limits)
-    except (sqlite3.Error, UnicodeError) as error:
-        raise UnsupportedTrajectory(f"not a dataset.sqlite that can be read: {error}") from error
+    with opened_database(file) as database:
+        check_tables(database, _TABLES)
+        for environment_id, task_id in _rows(database, "environments", metadata):
+            metadata.environments[environment_id] = {"environment_id": environment_id, "task_id": task_id}
+        for user in _rows(database, "users", metadata):
+            metadata.users[user[0]] = dict(zip(_TABLES["users"], user, strict=True))
+        metadata.environment_of.update(_rows(database, "episodes", metadata))
+        _read_values(database, "episodekeyworddata", metadata.keyword_data, metadata, limits)
+        _read_values(database, "environmentkeyworddata", metadata.environment_keyword_data, metadata, limits)
     for environment_id, row in metadata.environments.items():
         row.update(_environment_facts(environment_id, metadata))
     return metadata
 
 
-def _check_tables(database: sqlite3.Connection) -> None:
-    have = {name.lower() for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    missing = [f"table {name}" for name in _TABLES if name not in have]
-    # Asked for in double quotes, a column that is not there is a text to SQLite.
-    missing += [
-        f"column {table}.{column}"
-        for table, columns in _TABLES.items()
-        if table in have
-        for column in set(columns) - {row[1].lower() for row in database.execute(f'PRAGMA table_info("{table}")')}
-    ]
-    if missing:
-        raise UnsupportedTrajectory(f"not a dataset.sqlite of CrowdPlay: it has no {', '.join(sorted(missing))}")
-
-
-def _rows(database: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
-    columns = ", ".join(f'"{name}"' for name in _TABLES[table])
-    for row in database.execute(f'SELECT {columns} FROM "{table}"'):
-        if row[0] is not None:
-            yield tuple(v if v is None or isinstance(v, str | bytes) else str(v) for v in row)
+def _rows(database: sqlite3.Connection, table: str, metadata: Metadata) -> Iterator[tuple[Any, ...]]:
+    """The rows of a table. One that cannot be taken is refused."""
+    names = _TABLES[table]
+    longest = [MAX_VALUE_BYTES if name == "value" else _LONGEST_TEXT for name in names]
+    columns = [f'CASE WHEN length("{name}") <= {n} THEN "{name}" END' for name, n in zip(names, longest, strict=True)]
+    # SQLite tells the length of a blob without reading it.
+    lengths = [f'length("{name}")' for name in names]
+    for row in database.execute(f'SELECT {", ".join(columns + lengths)} FROM "{table}"'):
+        cells = [v if v is None or isinstance(v, str | bytes) else str(v) for v in row[: len(names)]]
+        sizes = [size or 0 for size in row[len(names) :]]
+        texts = cells[:-1] if names[-1] == "value" else cells
+        reason = None
+        if any(size > limit for size, limit in zip(sizes, longest, strict=True)):
+            reason = f"too long: of a value {MAX_VALUE_BYTES:,} bytes are read, of ids and keys {_LONGEST_TEXT:,}"
+        elif any(isinstance(cell, bytes | BadText) for cell in texts):
+            reason = "its ids and keys are not all text"
+        if reason is not None:
+            name = "/".join([table, *(str(cell) for cell in texts)])
+            metadata.refused.append(RefusedValue(name, sum(sizes), reason))
+        elif cells[0] is not None:
+            yield tuple(cells)
 
 
 def _read_values(
@@ -122,7 +123,7 @@ def _read_values(
     limits: Limits | None,
 ) -> None:
     owner = _TABLES[table][0]
-    for owner_id, agent_id, key, blob in _rows(database, table):
+    for owner_id, agent_id, key, blob in _rows(database, table, metadata):
         try:
             if not isinstance(blob, bytes):
                 raise BrokenPickle(f"the value is {type(blob).__name__}, a pickle is expected")

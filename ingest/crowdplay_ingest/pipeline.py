@@ -7,7 +7,7 @@ interrupted goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +23,8 @@ from crowdplay_lake.schema import EPISODES, TABLES, UNKNOWN, Table
 
 from .machine import Limits
 from .metadata import Metadata, read_metadata
-from .sources import RawFile, open_source, split_name, unknown_path
+from .sources import MetadataFile, RawFile, open_metadata, open_source, split_name
+from .stored import shown
 from .tasks import Progress, Rejection, TaskResult, plan, run_task
 
 __all__ = ["IngestOptions", "IngestSummary", "Progress", "Rejection", "ingest"]
@@ -33,7 +34,7 @@ __all__ = ["IngestOptions", "IngestSummary", "Progress", "Rejection", "ingest"]
 class IngestOptions:
     """How to ingest; the defaults suit a folder of CrowdPlay data."""
 
-    metadata: Path | None = None  # a dataset.sqlite; searched below the source by default
+    metadata: str | os.PathLike[str] | None = None  # a dataset.sqlite; searched below the source by default
     task_bytes: int = 64 << 20  # raw bytes of a task, and so of a commit
     limits: Limits = field(default_factory=Limits)
     lock_wait: float = 10.0  # seconds
@@ -56,7 +57,7 @@ class IngestSummary:
 
 
 def ingest(
-    raw: Path, lake: Path, options: IngestOptions | None = None, progress: Progress | None = None
+    raw: str | os.PathLike[str], lake: Path, options: IngestOptions | None = None, progress: Progress | None = None
 ) -> IngestSummary:
     """Bring everything below ``raw`` into the lake at ``lake``, which is made if there is none.
 
@@ -67,33 +68,35 @@ def ingest(
     progress = progress or Progress()
     source = open_source(raw)
     files = source.episodes()
-    metadata_files = [options.metadata] if options.metadata else source.metadata()
+    metadata_files = [open_metadata(options.metadata)] if options.metadata else source.metadata()
     if not files and not metadata_files:
+        archives = f"; archives in it are not looked into, name one: {', '.join(source.archives[:3])}"
         raise InvalidArgument(
-            f"{raw}: no raw episodes (.pickle, .pickle.gz, .pickle.bz2) and no dataset.sqlite below it"
+            f"{shown(str(raw))}: no raw episodes (.pickle, .pickle.gz, .pickle.bz2) and no dataset.sqlite below it"
+            + (archives if source.archives else "")
         )
-    names = [_metadata_name(path, raw) for path in metadata_files]
-    metadata, rejected = _read_all_metadata(metadata_files, names, options.limits)
+    names = [file.name for file in metadata_files] + [name for name, _ in source.unreadable]
+    metadata, rejected = _read_all_metadata(metadata_files, options.limits)
+    rejected += [Rejection(name, 0, None, None, reason) for name, reason in source.unreadable]
     with writing(lake, options.lock_wait) as writer:
         return _Ingest(writer, metadata, names, rejected, options, progress).run(files)
 
 
-def _metadata_name(path: Path, raw: Path) -> str:
-    return path.relative_to(raw).as_posix() if raw.is_dir() and path.is_relative_to(raw) else path.name
-
-
-def _read_all_metadata(paths: Iterable[Path], names: Iterable[str], limits: Limits) -> tuple[Metadata, list[Rejection]]:
+def _read_all_metadata(files: Iterable[MetadataFile], limits: Limits) -> tuple[Metadata, list[Rejection]]:
     metadata = Metadata()
     rejected: list[Rejection] = []
-    for path, name in zip(paths, names, strict=True):
-        if not path.exists():
-            raise unknown_path(path)
+    for file in files:
         try:
-            read = read_metadata(path, limits)
+            read = read_metadata(file, limits)
         except RawDataError as error:
-            rejected.append(Rejection(name, path.stat().st_size, None, path.stat().st_mtime_ns, error.reason))
+            rejected.append(Rejection(file.name, file.size, None, file.stamp, error.reason))
             continue
-        rejected += [Rejection(f"{name}/{value.name}", value.bytes, None, None, value.reason) for value in read.refused]
+        except OSError as error:
+            rejected.append(Rejection(file.name, file.size, None, None, f"cannot be read: {error.strerror or error}"))
+            continue
+        rejected += [
+            Rejection(f"{file.name}/{value.name}", value.bytes, None, None, value.reason) for value in read.refused
+        ]
         metadata.update(read)
     return metadata, rejected
 
@@ -154,7 +157,7 @@ class _Ingest:
             ),
             without_trajectory=sum(row["n_steps"] is None for row in self.episodes.values()),
             rejected=tuple(
-                Rejection(*(row[key] for key in ("name", "bytes", "sha256", "mtime_ns", "reason", "step")))
+                Rejection(*(row[key] for key in ("name", "bytes", "sha256", "stamp", "reason", "step")))
                 for name, row in sorted(self.rejected.items())
                 if name in names or _is_of(name, self.metadata_names)
             ),
@@ -172,7 +175,7 @@ class _Ingest:
                     changed.append(file.name)
                 else:
                     unchanged += 1
-            elif refused is not None and (refused["bytes"], refused["mtime_ns"]) == (file.size, file.mtime_ns):
+            elif refused is not None and (refused["bytes"], refused["stamp"]) == (file.size, file.stamp):
                 continue
             else:
                 new.append(file)
@@ -290,11 +293,10 @@ def _has_changed(file: RawFile, known: Mapping[str, Any]) -> bool:
         return False
     if file.size != known["source_bytes"]:
         return True
-    if file.mtime_ns == int(known["source_mtime_ns"]):
+    if file.stamp == known["source_stamp"]:
         return False
-    with file.path.open("rb") as raw:
-        digest = hashlib.file_digest(raw, "sha256").hexdigest()
-    return digest != str(known["source_sha256"])
+    with file.open() as opened:
+        return opened.sha256() != str(known["source_sha256"])
 
 
 def _is_of(name: str, metadata_names: Iterable[str]) -> bool:

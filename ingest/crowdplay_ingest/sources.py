@@ -1,174 +1,98 @@
-"""Where raw episodes come from: a folder, or a single file.
+"""Where raw episodes come from: a folder, a zip archive, a single file; on this machine, on object storage or on HTTP.
 
-A source yields `RawFile`s and the paths of metadata files. To read another kind of source, write another class with
-the same two methods and name it in `open_source`.
+A source is listed once; it gives `RawFile`s, which any process on any machine that reaches the place can open, and the
+metadata files. To read another kind of source, write a function that lists it (`source_folder`, `source_zip` and
+`source_remote` are such) and name it in `open_source`.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import hashlib
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
 
 from crowdplay_lake.errors import InvalidArgument, UnknownPath
 
-__all__ = ["METADATA_NAME", "RawFile", "Source", "open_source", "split_name", "unknown_path"]
+from .raw_files import MetadataFile, OpenRawFile, RawFile
+from .source_folder import list_folder, stat_file
+from .source_remote import RangedFile, checked_uri, list_remote, stat_remote
+from .source_zip import list_zip
+from .stored import (
+    METADATA_NAME,
+    SUFFIXES,
+    UNFINISHED,
+    Listing,
+    StoredFile,
+    is_archive,
+    local_path,
+    shown,
+    split_name,
+)
 
-METADATA_NAME = "dataset.sqlite"
-
-# In CrowdPlay's order of preference, where one episode lies there in more than one form.
-SUFFIXES: Mapping[str, str] = {".pickle": "none", ".pickle.gz": "gzip", ".pickle.bz2": "bz2"}
-
-
-class _HashingReader(io.RawIOBase):
-    """Passes bytes on and hashes them: the file is read once."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self.consumed = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        self._digest.update(data)
-        self.consumed += len(data)
-        return len(data)
-
-    def finish(self) -> str:
-        """SHA-256 of the whole file, what nobody read included."""
-        while data := self._file.read(1 << 20):
-            self._digest.update(data)
-            self.consumed += len(data)
-        return self._digest.hexdigest()
+__all__ = [
+    "METADATA_NAME",
+    "MetadataFile",
+    "OpenRawFile",
+    "RawFile",
+    "Source",
+    "open_metadata",
+    "open_source",
+    "split_name",
+    "unknown_path",
+]
 
 
-@dataclass(frozen=True)
-class OpenRawFile:
-    """A raw file being read: ``stream`` gives its pickle's bytes."""
+class Source:
+    """The raw episodes and the metadata of a listing."""
 
-    stream: BinaryIO
-    _reader: _HashingReader
-
-    @property
-    def consumed(self) -> int:
-        """Bytes of the file read so far."""
-        return self._reader.consumed
-
-    def sha256(self) -> str:
-        """Of the whole file; reads what is left of it."""
-        return self._reader.finish()
-
-
-@dataclass(frozen=True, order=True)
-class RawFile:
-    """One raw episode."""
-
-    episode_id: str
-    name: str  # relative to the source, with forward slashes
-    path: Path
-    compression: str
-    size: int
-    mtime_ns: int
-
-    @contextmanager
-    def open(self) -> Iterator[OpenRawFile]:
-        """The file, decompressed on the way."""
-        with self.path.open("rb") as file:
-            reader = _HashingReader(file)
-            buffered = io.BufferedReader(reader, 1 << 20)
-            if self.compression == "bz2":
-                with bz2.BZ2File(buffered) as stream:
-                    yield OpenRawFile(stream, reader)  # type: ignore[arg-type]
-            elif self.compression == "gzip":
-                with gzip.GzipFile(fileobj=buffered, mode="rb") as stream:
-                    yield OpenRawFile(stream, reader)  # type: ignore[arg-type]
-            else:
-                yield OpenRawFile(buffered, reader)
-
-
-class Source(Protocol):
-    """Raw episodes and their metadata."""
+    def __init__(self, listing: Listing) -> None:
+        self._files = {file.name: file for file in listing.files}
+        self._episodes, self.duplicates = _choose(listing.files)
+        """``duplicates``: (the file that is taken, another of that episode which lies elsewhere)."""
+        self.unreadable: Sequence[tuple[str, str]] = tuple(listing.unreadable)
+        """Folders and files that could not be looked at, each with the reason."""
 
     def episodes(self) -> list[RawFile]:
         """Every episode once, ordered by id."""
+        return self._episodes
 
-    def metadata(self) -> list[Path]:
+    def metadata(self) -> list[MetadataFile]:
         """The metadata files, in the order in which they apply."""
+        return [
+            MetadataFile(self._files[name], _kept_back(name, self._files.get))
+            for name in sorted(self._files, key=_parts)
+            if _parts(name)[-1] == METADATA_NAME
+        ]
+
+    @property
+    def archives(self) -> list[str]:
+        """Zip archives inside the source: they are not looked into."""
+        return sorted(name for name in self._files if is_archive(name))
 
 
-def split_name(name: str) -> tuple[str, str] | None:
-    """(episode id, suffix) of a raw file's name, or None for any other file."""
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)], suffix
-    return None
+def open_source(raw: str | os.PathLike[str]) -> Source:
+    """The source at ``raw``, listed: a path, or an address that begins with s3://, http:// or https://.
+
+    Raises UnknownPath for what is not there (a path names the nearest that are), InvalidArgument for what is no source,
+    MissingExtra, OSError.
+    """
+    path = local_path(str(raw))
+    return _remote_source(checked_uri(str(raw))) if path is None else _local_source(path)
 
 
-def _raw_file(path: Path, root: Path) -> RawFile | None:
-    split = split_name(path.name)
-    if split is None or not path.is_file():
-        return None
-    status = path.stat()
-    name = path.relative_to(root).as_posix()
-    return RawFile(split[0], name, path, SUFFIXES[split[1]], status.st_size, status.st_mtime_ns)
-
-
-class FolderSource:
-    """A folder and everything below it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def episodes(self) -> list[RawFile]:
-        best: dict[str, RawFile] = {}
-        order = list(SUFFIXES.values())
-        for path in sorted(self.root.rglob("*.pickle*")):
-            found = _raw_file(path, self.root)
-            if found is None:
-                continue
-            known = best.get(found.episode_id)
-            if known is None or order.index(found.compression) < order.index(known.compression):
-                best[found.episode_id] = found
-        return [best[episode_id] for episode_id in sorted(best)]
-
-    def metadata(self) -> list[Path]:
-        return sorted(self.root.rglob(METADATA_NAME))
-
-
-class FileSource:
-    """One raw file; its metadata lies beside it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def episodes(self) -> list[RawFile]:
-        found = _raw_file(self.path, self.path.parent)
-        return [] if found is None else [found]
-
-    def metadata(self) -> list[Path]:
-        beside = self.path.parent / METADATA_NAME
-        return [beside] if beside.is_file() else []
-
-
-def open_source(raw: Path) -> Source:
-    """The source at ``raw``. Raises UnknownPath for a path that is not there, naming the nearest that are."""
-    if raw.is_dir():
-        return FolderSource(raw)
-    if raw.is_file():
-        if split_name(raw.name) is None:
-            raise InvalidArgument(f"{raw}: not a raw episode; those end in {', '.join(SUFFIXES)}")
-        return FileSource(raw)
-    raise unknown_path(raw)
+def open_metadata(location: str | os.PathLike[str]) -> MetadataFile:
+    """A dataset.sqlite of any name, by its path or address. Raises UnknownPath, InvalidArgument, OSError."""
+    path = local_path(str(location))
+    if path is not None:
+        if not path.exists():
+            raise unknown_path(path)
+        return MetadataFile(stat_file(path, path.name), _kept_back(path.name, _beside(path)))
+    uri = checked_uri(str(location))
+    stored = _existing(uri)
+    if stored is None:
+        raise InvalidArgument(f"{shown(uri)}: a folder; name the file in it")
+    return MetadataFile(stored)
 
 
 def unknown_path(path: Path) -> UnknownPath:
@@ -177,3 +101,125 @@ def unknown_path(path: Path) -> UnknownPath:
     # Compared by name: whole paths are all alike.
     name = path.absolute().relative_to(parent).parts[0]
     return UnknownPath(name, [entry.name for entry in parent.iterdir()], str(parent))
+
+
+def _local_source(path: Path) -> Source:
+    if path.is_dir():
+        return Source(list_folder(path))
+    if not path.exists():
+        raise unknown_path(path)
+    if not path.is_file():
+        raise InvalidArgument(f"{path}: neither a file nor a folder")
+    file = stat_file(path, path.name)
+    if is_archive(path.name):
+        with io.FileIO(path) as bytes_of:
+            return _zip_source(file, bytes_of)
+    if split_name(path.name) is None:
+        raise _no_source(str(path))
+    beside = [_beside(path)(METADATA_NAME + suffix) for suffix in ("", *UNFINISHED)]
+    return Source(Listing([file, *(found for found in beside if found is not None)]))
+
+
+def _beside(path: Path) -> Callable[[str], StoredFile | None]:
+    """Looks for a file of a given name beside ``path``."""
+
+    def look(name: str) -> StoredFile | None:
+        beside = path.with_name(name)
+        return stat_file(beside, name) if beside.is_file() else None
+
+    return look
+
+
+def _remote_source(uri: str) -> Source:
+    name = shown(uri).rpartition("/")[2]
+    is_file = is_archive(name) or split_name(name) is not None
+    # A server on HTTP has no folders, only pages: what ends like a file is one.
+    if uri.endswith("/") or (uri.startswith("http") and not is_file):
+        return Source(_listed(uri))
+    file = _existing(uri)
+    if file is None:
+        return Source(_listed(uri))
+    if is_archive(name):
+        with RangedFile(uri, 0, file.size) as bytes_of:
+            return _zip_source(file, bytes_of)
+    if not is_file:
+        raise _no_source(shown(uri))
+    return Source(Listing([file, *_metadata_beside(uri)]))
+
+
+def _existing(uri: str) -> StoredFile | None:
+    """The remote file, or None for a folder."""
+    try:
+        return stat_remote(uri)
+    except FileNotFoundError as error:
+        raise UnknownPath(error.filename) from None
+
+
+def _listed(uri: str) -> Listing:
+    try:
+        return list_remote(uri)
+    except FileNotFoundError as error:
+        raise UnknownPath(error.filename) from None
+
+
+def _metadata_beside(uri: str) -> list[StoredFile]:
+    if "?" in uri:
+        return []  # signed for this one file
+    try:
+        found = stat_remote(f"{uri.rpartition('/')[0]}/{METADATA_NAME}")
+    except (FileNotFoundError, PermissionError):
+        return []
+    return [] if found is None else [found]
+
+
+def _zip_source(archive: StoredFile, bytes_of: io.RawIOBase) -> Source:
+    source = Source(list_zip(archive, bytes_of))
+    if source.archives and not source.episodes():
+        names = ", ".join(source.archives[:3])
+        raise InvalidArgument(f"{shown(archive.location)}: an archive of archives ({names}); unpack it, and name those")
+    return source
+
+
+def _no_source(what: str) -> InvalidArgument:
+    return InvalidArgument(f"{what}: not a raw episode; those end in {', '.join(SUFFIXES)}, an archive of them in .zip")
+
+
+def _kept_back(name: str, look: Callable[[str], StoredFile | None]) -> str | None:
+    """The name of the file beside a database that holds back some of it, if there is one with anything in it."""
+    beside = [look(name + suffix) for suffix in UNFINISHED]
+    return next((found.name for found in beside if found is not None and found.size), None)
+
+
+def _parts(name: str) -> list[str]:
+    return name.split("/")
+
+
+def _choose(files: Iterable[StoredFile]) -> tuple[list[RawFile], list[tuple[str, str]]]:
+    """(each episode once, what else there is of it in other folders).
+
+    Taken is the form that CrowdPlay prefers, and of several the first by path.
+    """
+    forms: dict[str, list[RawFile]] = {}
+    for file in files:
+        split = split_name(_parts(file.name)[-1])
+        if split is not None:
+            packed = SUFFIXES[split[1]]
+            raw = RawFile(split[0], file.name, file.location, packed, file.size, file.stamp, file.member)
+            forms.setdefault(raw.episode_id, []).append(raw)
+    order = list(SUFFIXES.values())
+    chosen: list[RawFile] = []
+    duplicates: list[tuple[str, str]] = []
+    for _, found in sorted(forms.items()):
+        found.sort(key=lambda raw: (order.index(raw.compression), _parts(raw.name)))
+        kept = found[0]
+        chosen.append(kept)
+        # Of each other folder, the form that would be taken there.
+        elsewhere = {tuple(_parts(other.name)[:-1]): other for other in reversed(found)}
+        del elsewhere[tuple(_parts(kept.name)[:-1])]
+        duplicates += [(kept.name, other.name) for other in elsewhere.values() if not _is_same(kept, other)]
+    return chosen, sorted(duplicates)
+
+
+def _is_same(one: RawFile, other: RawFile) -> bool:
+    """Whether two files are known to be equal without being read: of dates that says nothing."""
+    return one.stamp.startswith(("crc:", "etag:")) and (one.size, one.stamp) == (other.size, other.stamp)

@@ -33,7 +33,7 @@ class Rejection:
     name: str
     bytes: int
     sha256: str | None
-    mtime_ns: int | None
+    stamp: str | None  # null: tried again even if nothing tells of a change
     reason: str
     step: int | None = None
 
@@ -128,17 +128,17 @@ def _convert_file(
                 sha256 = opened.sha256()
                 progress.advanced(0, opened.consumed - reported)
     except RawDataError as error:
-        return Rejection(file.name, file.size, sha256, file.mtime_ns, error.reason, error.step)
+        return Rejection(file.name, file.size, sha256, file.stamp, error.reason, error.step)
     except OSError as error:
-        return Rejection(file.name, file.size, sha256, file.mtime_ns, f"cannot be read: {error.strerror or error}")
+        return Rejection(file.name, file.size, sha256, None, f"cannot be read: {error.strerror or error}")
     except Exception as error:
         # A fault of ours. It must not stop an ingest of hours, and must not go unseen.
         reason = f"unexpected {type(error).__name__}: {error}; please report it"
-        return Rejection(file.name, file.size, sha256, file.mtime_ns, reason)
+        return Rejection(file.name, file.size, sha256, file.stamp, reason)
     origin = {
         "source_name": file.name,
         "source_bytes": file.size,
         "source_sha256": sha256,
-        "source_mtime_ns": file.mtime_ns,
+        "source_stamp": file.stamp,
     }
     return episode, origin
