@@ -228,7 +228,10 @@ def _stamp(info: Mapping[str, Any]) -> str:
 def _list_objects(root: str) -> Listing:
     filesystem, prefix = _filesystem(root), _path(root)
     listing = Listing()
-    for path, info in sorted(filesystem.find(prefix, detail=True).items()):
+    found = filesystem.find(prefix, detail=True)
+    if not found and "/" in prefix:
+        raise FileNotFoundError
+    for path, info in sorted(found.items()):
         name = path[len(prefix) + 1 :]
         if info["type"] == "file" and name and is_wanted(name):
             listing.files.append(StoredFile(name, f"s3://{path}", int(info["size"]), _stamp(info)))
