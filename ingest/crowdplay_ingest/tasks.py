@@ -123,7 +123,7 @@ def _convert_file(
                 progress.advanced(index % REPORT_EVERY, 0)
 
             try:
-                episode = convert(file.episode_id, game, steps())
+                episode = convert(file.episode_id, game, steps(), limits)
             finally:
                 sha256 = opened.sha256()
                 progress.advanced(0, opened.consumed - reported)
