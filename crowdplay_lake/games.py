@@ -32,18 +32,20 @@ ACTION_MEANINGS: dict[str, Sequence[str]] = {
 FRAME_LIMIT = 100_000
 
 
-def is_frame_limit(game: str, step: int, lives: Sequence[int | None], ram: npt.NDArray[np.uint8] | None) -> bool:
+def is_frame_limit(
+    game: str, step: int, lives: int | None, played_with_none: bool, ram: npt.NDArray[np.uint8] | None
+) -> bool:
     """Whether everybody being done at ``step`` is the frame limit, and not the end of the game.
 
-    ``lives``: the agent's after each step, up to ``step``; ``ram``: the 128 bytes after it. Told by lives that are
-    left: how many a lost player has depends on the emulator (0, or -1 where the last life is number 0), so a player
-    who was seen playing with 0 has not lost with 0. Space Invaders can end with lives left, when the aliens land: bit
-    7 of byte 0x18 says so. Source: the emulator's terminal condition for the game (ALE, SpaceInvaders.cpp), seen in
-    landings of one-player and two-player games. An unknown game might be Space Invaders. A recording may have had a
-    lower limit than CrowdPlay's; from CrowdPlay's on it is the limit whatever the RAM says.
+    ``lives``: the agent's after the step, ``ram``: the 128 bytes after it; ``played_with_none``: whether the agent had
+    0 lives after an earlier step. Told by lives that are left: how many a lost player has depends on the emulator (0,
+    or -1 where the last life is number 0), so a player who was seen playing with 0 has not lost with 0. Space Invaders
+    can end with lives left, when the aliens land: bit 7 of byte 0x18 says so. Source: the emulator's terminal condition
+    for the game (ALE, SpaceInvaders.cpp), seen in landings of one-player and two-player games. An unknown game might be
+    Space Invaders. A recording may have had a lower limit than CrowdPlay's; from CrowdPlay's on it is the limit
+    whatever the RAM says.
     """
-    left = lives[step]
-    if left is None or left < 0 or (left == 0 and 0 not in lives[:step]):
+    if lives is None or lives < 0 or (lives == 0 and not played_with_none):
         return False
     if step >= FRAME_LIMIT - 1 or ram is None:
         return True

@@ -161,7 +161,8 @@ def _of_game(game: str, row: Row, paths: LakePaths) -> dict[str, Any]:
             ram = own.select(RAM_COLUMNS).slice(step, 1).to_pylist()[0].values()
             known = None if None in ram else np.array(list(ram), np.uint8)
             everybody = own["done_all"][step].as_py()
-            at_limit = bool(everybody) and is_frame_limit(game, step, own["lives"].to_pylist(), known)
+            *before, lives = own["lives"].to_pylist()
+            at_limit = bool(everybody) and is_frame_limit(game, step, lives, 0 in before, known)
         limits.append(at_limit)
     meanings = ACTION_MEANINGS.get(game)
     return {"frame_limit_reached": limits, "action_meanings": None if meanings is None else list(meanings)}

@@ -118,6 +118,11 @@ class ScreenEncoder:
         rgb = np.stack([keys >> 16 & 255, keys >> 8 & 255, keys & 255], axis=1).astype(np.uint8)
         return rgb[:, : self.channels]
 
+    @property
+    def at_keyframe(self) -> bool:
+        """Whether the next row will be a keyframe."""
+        return self.rows % self.keyframe_interval == 0
+
     def fork(self) -> ScreenEncoder:
         """An encoder in the same state, for an agent whose screen differs from here on."""
         other = ScreenEncoder(self.shape, self.keyframe_interval)
@@ -138,7 +143,7 @@ class ScreenEncoder:
             )
         flat = np.ascontiguousarray(frame).reshape(-1)
         self._frame[: self.pixels * 3] = flat if self.channels == 3 else np.repeat(flat, 3)
-        is_keyframe = self.rows % self.keyframe_interval == 0
+        is_keyframe = self.at_keyframe
         if self.rows == 0:
             # Nothing is "unchanged" yet: differ from the first frame in every pixel.
             np.invert(self._frame, out=self._previous)

@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from crowdplay_lake.content import content_hash
-from crowdplay_lake.errors import RawDataError, UnsupportedTrajectory
+from crowdplay_lake.errors import LimitExceeded, RawDataError, UnsupportedTrajectory
 from crowdplay_lake.games import ACTION_MEANINGS, is_frame_limit
 from crowdplay_lake.keywords import is_storable
 from crowdplay_lake.parts import EpisodeRows
-from crowdplay_lake.pixels import ScreenEncoder
-from crowdplay_lake.schema import ALL_AGENTS, FRAMES, RAM_BYTES, RAM_COLUMNS, STEPS
+from crowdplay_lake.pixels import KEYFRAME_INTERVAL, ScreenEncoder
+from crowdplay_lake.schema import ALL_AGENTS, FRAMES, RAM_BYTES
 from crowdplay_lake.tagged import dumps
+
+from .machine import DEFAULT_LIMITS, Limits
+from .rows import AgentRows, FirstDone, Held, Rows, ScreenRows
 
 __all__ = ["ConvertedEpisode", "convert"]
 
@@ -31,6 +33,10 @@ _MISSING = object()
 _INT32 = range(-(2**31), 2**31)
 # Integers that a DOUBLE column holds exactly.
 _EXACT = 2**53
+# What a row of `steps` takes at least while it waits: its RAM, and Python's numbers and lists.
+_ROW_BYTES = 512
+# Rows that take as much are put away before there are enough of them for a piece of the usual size.
+_MUCH = 32 * 2**20
 
 _STATISTICS = ("task_callables", "episode_callables")
 _BY_AGENT = ("action", "action_step_iter", "reward", "done", "user_type")
@@ -50,11 +56,16 @@ class ConvertedEpisode:
 
 
 def convert(
-    episode_id: str, game: str, steps: Iterable[object], keyframe_interval: int | None = None
+    episode_id: str,
+    game: str,
+    steps: Iterable[object],
+    limits: Limits = DEFAULT_LIMITS,
+    keyframe_interval: int = KEYFRAME_INTERVAL,
 ) -> ConvertedEpisode:
     """Rows of a trajectory whose steps come one by one; frames are dropped as soon as they are encoded.
 
-    Raises UnsupportedTrajectory, with the step, where something cannot be kept whole.
+    Raises UnsupportedTrajectory, with the step, where something cannot be kept whole, and LimitExceeded where the
+    rows, all of which are held until the last step is known to be sound, would take more than ``limits`` allow.
     """
     converter: _Converter | None = None
     for index, step in enumerate(steps):
@@ -62,7 +73,7 @@ def convert(
             if not isinstance(step, dict):
                 raise UnsupportedTrajectory(f"a step is a dict, this is {type(step).__name__}")
             if converter is None:
-                converter = _Converter(step, keyframe_interval)
+                converter = _Converter(step, limits, keyframe_interval)
             converter.add(step)
         except RawDataError as error:
             if error.step is not None:
@@ -89,39 +100,8 @@ def _variant(observation: object) -> str:
     raise UnsupportedTrajectory(f"prev_obs holds {type(observation).__name__} where a frame is expected")
 
 
-class _AgentRows:
-    """The growing columns of one agent."""
-
-    def __init__(self) -> None:
-        self.action: list[int | None] = []
-        self.action_step_iter: list[int | None] = []
-        self.reward: list[float | None] = []
-        self.done: list[bool | None] = []
-        self.user_type: list[int | None] = []
-        self.lives: list[int | None] = []
-        self.ram = bytearray()
-        self.has_ram: list[bool] = []
-        self.extra: list[str | None] = []
-
-    def ram_array(self) -> npt.NDArray[np.uint8]:
-        return np.frombuffer(self.ram, np.uint8).reshape(-1, RAM_BYTES)
-
-
-class _ScreenRows:
-    """The growing change log of one screen."""
-
-    def __init__(self, encoder: ScreenEncoder) -> None:
-        self.encoder = encoder
-        self.rows: list[tuple[bool, bytes, bytes]] = []
-
-    def fork(self) -> _ScreenRows:
-        other = _ScreenRows(self.encoder.fork())
-        other.rows = list(self.rows)
-        return other
-
-
 class _Converter:
-    def __init__(self, first: dict[str, Any], keyframe_interval: int | None) -> None:
+    def __init__(self, first: dict[str, Any], limits: Limits, keyframe_interval: int) -> None:
         observations = first.get("prev_obs")
         if not isinstance(observations, Mapping) or not observations:
             raise UnsupportedTrajectory("no prev_obs: a step holds the frame of each agent there")
@@ -131,15 +111,17 @@ class _Converter:
         self.agents = list(observations)
         self.variant = _variant(observations[self.agents[0]])
         self.reward_type = self._reward_type(first)
-        self.rows = {agent: _AgentRows() for agent in self.agents}
+        if len(self.agents) > limits.max_agents:
+            raise LimitExceeded(f"more than {limits.max_agents} agents")
+        self.max_steps = limits.max_steps
+        self.held = Held(limits.max_episode_bytes)
+        self.rows = {agent: AgentRows() for agent in self.agents}
+        self.flushed = 0  # steps that are in pieces
         self.step_iter: list[int | None] = []
         self.done_all: list[bool | None] = []
-        shape = self._frame(observations, self.agents[0]).shape
-        interval = {} if keyframe_interval is None else {"keyframe_interval": keyframe_interval}
+        encoder = ScreenEncoder(self._frame(observations, self.agents[0]).shape, keyframe_interval)
         # Two players share one screen until a step shows otherwise.
-        self.screens = {ALL_AGENTS: _ScreenRows(ScreenEncoder(shape, **interval))}
-        if len(self.agents) == 1:
-            self.screens = {self.agents[0]: self.screens[ALL_AGENTS]}
+        self.screens = {ALL_AGENTS if len(self.agents) > 1 else self.agents[0]: ScreenRows(encoder)}
 
     def _reward_type(self, first: Mapping[str, Any]) -> str:
         rewards = first.get("reward")
@@ -147,6 +129,7 @@ class _Converter:
         return "float" if isinstance(reward, float | np.floating) else "int"
 
     def add(self, step: dict[str, Any]) -> None:
+        self._make_room()
         extra: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
         of_step: dict[str, Any] = {key: step[key] for key in step if key not in _KNOWN}
         self._add_frames(step, extra)
@@ -160,7 +143,9 @@ class _Converter:
             extra[self.agents[0]]["step"] = of_step
         for agent in self.agents:
             own = extra[agent]
-            self.rows[agent].extra.append(dumps(own, tag_numpy=False) if own else None)
+            text = dumps(own, tag_numpy=False) if own else None
+            self.rows[agent].extra.append(text)
+            self.held.add(_ROW_BYTES if text is None else _ROW_BYTES + len(text))
 
     # Frames
 
@@ -192,7 +177,7 @@ class _Converter:
             shared = self.screens[ALL_AGENTS]
             self.screens = {agent: shared.fork() for agent in self.agents}
         for frame, screen in zip(frames, self.screens.values(), strict=False):
-            screen.rows.append(screen.encoder.add(frame))
+            self.held.add(screen.add(frame))
 
     # Fields with a column
 
@@ -302,18 +287,37 @@ class _Converter:
 
     # Rows
 
+    def _make_room(self) -> None:
+        """Put the rows away in pieces, where the next row begins one: each piece of frames begins with a keyframe."""
+        rows = len(self.step_iter)
+        if self.flushed + rows >= self.max_steps:
+            raise LimitExceeded(f"more than {self.max_steps:,} steps")
+        is_much = rows >= FRAMES.row_group_rows or self.held.pending > _MUCH
+        if rows and is_much and next(iter(self.screens.values())).encoder.at_keyframe:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.held.pending = 0
+        for screen in self.screens.values():
+            self.held.keep(screen.flush())
+        for rows in self.rows.values():
+            self.held.keep(rows.flush(self.flushed, self.step_iter, self.done_all))
+        self.flushed += len(self.step_iter)
+        self.step_iter, self.done_all = [], []
+
     def finish(self, episode_id: str, game: str) -> ConvertedEpisode:
-        agents = sorted(self.agents)
-        steps = pa.concat_tables([self._steps_table(episode_id, agent) for agent in agents])
+        self._flush()
         screen_agents = sorted(self.screens)
-        frames = [_frames_table(episode_id, agent, self.screens[agent]) for agent in screen_agents]
-        first_done = {agent: self._first_done(agent) for agent in self.agents}
+        steps = Rows(episode_id, [(agent, self.rows[agent].pieces) for agent in sorted(self.agents)])
+        frames = [Rows(episode_id, [(agent, self.screens[agent].pieces)]) for agent in screen_agents]
+        rows = EpisodeRows(steps, frames)
+        first_done = [self.rows[agent].first_done for agent in self.agents]
         facts: dict[str, Any] = {
             "episode_id": episode_id,
             "agents": self.agents,
-            "n_steps": len(self.step_iter),
-            "first_done_step": [first_done[agent] for agent in self.agents],
-            "frame_limit_reached": [self._frame_limit_reached(game, agent, first_done[agent]) for agent in self.agents],
+            "n_steps": self.flushed,
+            "first_done_step": [None if done is None else done.step for done in first_done],
+            "frame_limit_reached": [_is_frame_limit(game, done) for done in first_done],
             "screen_agents": screen_agents,
             "frame_shape": list(self.screens[screen_agents[0]].encoder.shape),
             "palettes": [self.screens[agent].encoder.palette.tobytes() for agent in screen_agents],
@@ -321,44 +325,14 @@ class _Converter:
             "reward_type": self.reward_type,
             "variant": self.variant,
         }
-        facts["content_hash"] = content_hash([steps, *frames])
-        return ConvertedEpisode(EpisodeRows([steps], [[table] for table in frames]), facts)
+        facts["content_hash"] = content_hash(rows, facts)
+        return ConvertedEpisode(rows, facts)
 
-    def _first_done(self, agent: str) -> int | None:
-        done = self.rows[agent].done
-        return done.index(True) if True in done else None
 
-    def _frame_limit_reached(self, game: str, agent: str, first_done: int | None) -> bool:
-        if first_done is None or not self.done_all[first_done]:
-            return False
-        rows = self.rows[agent]
-        ram = rows.ram_array()[first_done] if rows.has_ram[first_done] else None
-        return is_frame_limit(game, first_done, rows.lives, ram)
-
-    def _steps_table(self, episode_id: str, agent: str) -> pa.Table:
-        rows = self.rows[agent]
-        n = len(self.step_iter)
-        ram = rows.ram_array()
-        no_ram = ~np.array(rows.has_ram, np.bool_)
-        mask = no_ram if no_ram.any() else None
-        columns: dict[str, Any] = {
-            "episode_id": pa.repeat(pa.scalar(episode_id, pa.string()), n),
-            "agent_id": pa.repeat(pa.scalar(agent, pa.string()), n),
-            "step": np.arange(n, dtype=np.int32),
-            "step_iter": self.step_iter,
-            "action": rows.action,
-            "action_step_iter": rows.action_step_iter,
-            "reward": rows.reward,
-            "done": rows.done,
-            "done_all": self.done_all,
-            "user_type": rows.user_type,
-            "lives": rows.lives,
-            "extra": rows.extra,
-        }
-        for address, name in enumerate(RAM_COLUMNS):
-            columns[name] = pa.array(ram[:, address].astype(np.int32), pa.int32(), mask=mask)
-        schema = STEPS.stored_schema
-        return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+def _is_frame_limit(game: str, done: FirstDone | None) -> bool:
+    if done is None or not done.everybody:
+        return False
+    return is_frame_limit(game, done.step, done.lives, done.played_with_none, done.ram)
 
 
 def _ram_bytes(ram: object) -> bytes | None:
@@ -369,17 +343,3 @@ def _ram_bytes(ram: object) -> bytes | None:
         return bytes(ram)
     except ValueError:
         return None
-
-
-def _frames_table(episode_id: str, agent: str, screen: _ScreenRows) -> pa.Table:
-    n = len(screen.rows)
-    columns: dict[str, Any] = {
-        "episode_id": pa.repeat(pa.scalar(episode_id, pa.string()), n),
-        "agent_id": pa.repeat(pa.scalar(agent, pa.string()), n),
-        "step": np.arange(n, dtype=np.int32),
-        "keyframe": [row[0] for row in screen.rows],
-        "gaps": [row[1] for row in screen.rows],
-        "colors": [row[2] for row in screen.rows],
-    }
-    schema = FRAMES.stored_schema
-    return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)

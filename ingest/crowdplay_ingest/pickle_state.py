@@ -45,6 +45,12 @@ class Limits:
     """Entries of the memo at once."""
     max_memo_bytes: int = 256 * 2**20
     """Memory of what is remembered from step to step (text, dtypes)."""
+    max_steps: int = 2**20
+    """Steps of one episode. CrowdPlay stops at 100,000."""
+    max_agents: int = 64
+    """Agents of one episode."""
+    max_episode_bytes: int = 640 * 2**20
+    """Memory that the rows of one episode take, compressed, until all of it is read."""
     max_int_bytes: int = 2**10
     """Longest integer. Python itself refuses to print one of more than 4,300 digits, 1,785 bytes."""
 

@@ -190,7 +190,7 @@ def _convert_file(
                 count.add(index % REPORT_EVERY, 0)
 
             try:
-                episode = convert(file.episode_id, game, steps())
+                episode = convert(file.episode_id, game, steps(), limits)
             finally:
                 sha256 = opened.sha256()
                 count.add(0, opened.consumed - reported)
