@@ -86,7 +86,10 @@ class _OnExecutor:
         self.at_once = 1_000_000
 
     def submit(self, task: Task) -> Future[TaskResult]:
-        return self._executor.submit(run_task, self._paths, task, self._limits)
+        try:
+            return self._executor.submit(run_task, self._paths, task, self._limits)
+        except BrokenExecutor as error:
+            raise WorkersLost(f"the executor is broken, and only whoever made it can make another: {error}") from error
 
     def renew(self) -> None:
         pass

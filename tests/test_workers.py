@@ -1,0 +1,250 @@
+"""Who does the work: this process, others beside it, a cluster; and what happens to the work of one that dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from crowdplay_ingest.machine import Limits
+from crowdplay_ingest.pipeline import IngestOptions, Progress, ingest
+from crowdplay_lake import Lake
+from crowdplay_lake.errors import InvalidArgument, WorkersLost
+
+# Episodes each a task of its own.
+ONE_BY_ONE = 0.0
+
+
+def contents(lake: Path) -> dict[str, str]:
+    return dict(Lake(lake).sql("SELECT episode_id, content_hash FROM episodes WHERE n_steps IS NOT NULL").fetchall())
+
+
+def parts_nobody_names(lake: Path) -> set[Path]:
+    snapshot = Lake(lake).snapshot
+    named = {path for table in ("steps", "frames") for path in snapshot.files(table)}
+    return {path for table in ("steps", "frames") for path in (lake / table).rglob("*.parquet")} - named
+
+
+def children() -> list[int]:
+    """The processes that this one, in any of its threads, has started and that live."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += [int(pid) for pid in (task / "children").read_text().split()]
+    return found
+
+
+def has_open(pid: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(os.readlink(f"/proc/{pid}/fd/{fd}") == str(path) for fd in os.listdir(f"/proc/{pid}/fd"))
+    return False
+
+
+@pytest.fixture(scope="module")
+def some(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six episodes of the session's, with their metadata. Not to be changed."""
+    folder = tmp_path_factory.mktemp("some")
+    shutil.copy(raw / "dataset.sqlite", folder)
+    for path in sorted(raw.glob("*.pickle.gz"), key=lambda path: path.stat().st_size)[:6]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(some: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The contents of the lake of `some`, made in one process."""
+    lake = tmp_path_factory.mktemp("expected") / "lake"
+    ingest(some, lake, IngestOptions(workers=0))
+    return contents(lake)
+
+
+class Kill(Progress):
+    """Kills a worker as soon as the first results are in the lake."""
+
+    def __init__(self) -> None:
+        self.killed = 0
+
+    def committed(self, commit: int, episodes: int, steps: int) -> None:
+        if not self.killed:
+            # The last ones that were started are the workers; what helps them came first.
+            self.killed = children()[-1]
+            os.kill(self.killed, signal.SIGKILL)
+
+
+def test_processes_make_the_same_lake(some: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    summary = ingest(some, tmp_path / "lake", IngestOptions(workers=2, task_seconds=ONE_BY_ONE))
+    assert summary.commits >= 1
+    assert contents(tmp_path / "lake") == expected
+    assert parts_nobody_names(tmp_path / "lake") == set()
+
+
+@pytest.mark.parametrize("executor", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_any_executor_makes_the_same_lake(executor: type, some: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    import multiprocessing
+
+    how = {"mp_context": multiprocessing.get_context("spawn")} if executor is ProcessPoolExecutor else {}
+    with executor(2, **how) as pool:
+        ingest(some, tmp_path / "lake", IngestOptions(executor=pool, task_seconds=ONE_BY_ONE))
+        assert pool.submit(os.getpid).result()  # it is still its owner's
+    assert contents(tmp_path / "lake") == expected
+
+
+def test_progress_of_processes_tells_every_step_and_byte(some: Path, tmp_path: Path) -> None:
+    class Counting(Progress):
+        steps = read = 0
+
+        def advanced(self, steps: int, read_bytes: int) -> None:
+            self.steps += steps
+            self.read += read_bytes
+
+    told = Counting()
+    summary = ingest(some, tmp_path / "lake", IngestOptions(workers=2, task_seconds=ONE_BY_ONE), told)
+    assert (told.steps, told.read) == (summary.steps, summary.bytes_in)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found in /proc")
+def test_the_work_of_a_killed_worker_is_done_again(some: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    kill = Kill()
+    summary = ingest(some, tmp_path / "lake", IngestOptions(workers=2, task_seconds=ONE_BY_ONE), kill)
+    assert kill.killed
+    assert summary.rejected == ()
+    assert contents(tmp_path / "lake") == expected
+
+
+@contextlib.contextmanager
+def killing_whoever_opens(path: Path) -> Iterator[list[int]]:
+    """Every child that has ``path`` open is killed; gives the list of those that were."""
+    killed: list[int] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.005):
+            for pid in children():
+                if has_open(pid, path):
+                    killed.append(pid)
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                    time.sleep(0.1)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield killed
+    finally:
+        stop.set()
+        watching.join()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found in /proc")
+def test_a_file_that_its_workers_die_of_is_rejected_and_nothing_else(
+    some: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    raw = Path(shutil.copytree(some, tmp_path / "raw"))
+    victim = max(raw.glob("*.pickle.gz"), key=lambda path: path.stat().st_size)
+    with killing_whoever_opens(victim) as killed:
+        summary = ingest(raw, tmp_path / "lake", IngestOptions(workers=2))
+    assert len(killed) >= 2
+    (rejection,) = summary.rejected
+    assert rejection.name == victim.name
+    assert "its worker died" in rejection.reason
+    alone = victim.name.partition(".")[0]
+    assert contents(tmp_path / "lake") == {name: sha for name, sha in expected.items() if name != alone}
+
+    # Nobody kills it any more.
+    ingest(raw, tmp_path / "lake", IngestOptions(workers=0, retry_rejected=True))
+    assert contents(tmp_path / "lake") == expected
+    assert Lake(tmp_path / "lake").scan("rejected").collect().is_empty()
+
+
+def test_a_worker_has_a_limit_on_its_memory(some: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    raw = Path(shutil.copytree(some, tmp_path / "raw"))
+    huge = 600 * 2**20
+    with (raw / "huge.pickle").open("wb") as file:
+        # A list of one step whose one value takes more than the worker may have.
+        file.write(b"\x80\x04]\x94}\x94\x8c\x01x\x94\x8e" + huge.to_bytes(8, "little"))
+        file.truncate(file.tell() + huge)
+        file.seek(0, os.SEEK_END)
+        file.write(b"sa.")
+    limits = Limits(max_item_bytes=2 * huge, max_step_bytes=4 * huge)
+    summary = ingest(raw, tmp_path / "lake", IngestOptions(workers=1, worker_memory=256 << 20, limits=limits))
+    (rejection,) = summary.rejected
+    assert rejection.name == "huge.pickle"
+    assert "memory" in rejection.reason
+    assert contents(tmp_path / "lake") == expected
+
+
+def test_an_executor_that_is_broken_is_told(some: Path, tmp_path: Path) -> None:
+    import multiprocessing
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        worker = pool.submit(os.getpid).result()
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(WorkersLost, match="the executor is broken"):
+            ingest(some, tmp_path / "lake", IngestOptions(executor=pool))
+    # The lake is there, and whole.
+    assert len(Lake(tmp_path / "lake").scan("steps").collect()) == 0
+
+
+def test_one_says_who_does_the_work(some: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="who is to do the work"):
+        ingest(some, tmp_path / "lake", IngestOptions(workers=1, dask="tcp://127.0.0.1:1"))
+    with pytest.raises(InvalidArgument, match="workers is -1"):
+        ingest(some, tmp_path / "lake", IngestOptions(workers=-1))
+
+
+# A real cluster: a scheduler and two worker processes, over TCP
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[object]:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        yield cluster
+
+
+def test_a_dask_cluster_makes_the_same_lake_though_a_worker_is_killed(
+    cluster: object, some: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    workers = [nanny.process.process.pid for nanny in cluster.workers.values()]  # type: ignore[attr-defined]
+    assert len(workers) == 2
+
+    class KillOne(Progress):
+        killed = False
+
+        def committed(self, commit: int, episodes: int, steps: int) -> None:
+            if not self.killed:
+                self.killed = True
+                os.kill(workers[0], signal.SIGKILL)
+
+    kill = KillOne()
+    address = cluster.scheduler_address  # type: ignore[attr-defined]
+    assert address.startswith("tcp://")
+    summary = ingest(some, tmp_path / "lake", IngestOptions(dask=address, task_seconds=ONE_BY_ONE), kill)
+    assert kill.killed
+    assert summary.rejected == ()
+    assert contents(tmp_path / "lake") == expected
+
+
+def test_a_cluster_that_is_not_there_is_told(some: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    with pytest.raises(WorkersLost, match=r"127\.0\.0\.1:9: no Dask scheduler answers there"):
+        ingest(some, tmp_path / "lake", IngestOptions(dask="tcp://127.0.0.1:9"))
+
+
+def test_a_task_travels_as_plain_data(some: Path) -> None:
+    from crowdplay_ingest.sources import open_source
+    from crowdplay_ingest.tasks import plan
+
+    tasks = plan(open_source(str(some)).episodes(), lambda file: "breakout", ONE_BY_ONE)
+    assert pickle.loads(pickle.dumps(tasks)) == tasks
