@@ -69,7 +69,7 @@ def ingest(
     source = open_source(raw)
     files = source.episodes()
     metadata_files = [open_metadata(options.metadata)] if options.metadata else source.metadata()
-    if not files and not metadata_files:
+    if not (files or metadata_files or source.unreadable):
         archives = f"; archives in it are not looked into, name one: {', '.join(source.archives[:3])}"
         raise InvalidArgument(
             f"{shown(str(raw))}: no raw episodes (.pickle, .pickle.gz, .pickle.bz2) and no dataset.sqlite below it"
