@@ -50,12 +50,17 @@ class Metadata:
     environment_of: dict[str, str] = field(default_factory=dict)  # of an episode
     keyword_data: dict[Key, dict[str, Any]] = field(default_factory=dict)  # (episode, agent, key)
     environment_keyword_data: dict[Key, dict[str, Any]] = field(default_factory=dict)
-    refused: list[RefusedValue] = field(default_factory=list)
+    refusals: dict[str, RefusedValue] = field(default_factory=dict)  # by name: a damaged file may repeat a row
 
     def update(self, other: Metadata) -> None:
         for name in ("environments", "users", "environment_of", "keyword_data", "environment_keyword_data"):
             getattr(self, name).update(getattr(other, name))
-        self.refused.extend(other.refused)
+        self.refusals.update(other.refusals)
+
+    @property
+    def refused(self) -> list[RefusedValue]:
+        """What could not be taken."""
+        return list(self.refusals.values())
 
     def episode_columns(self, episode_id: str) -> dict[str, Any]:
         """What the `episodes` table takes from the metadata."""
@@ -110,7 +115,7 @@ def _rows(database: sqlite3.Connection, table: str, metadata: Metadata) -> Itera
             reason = "its ids and keys are not all text"
         if reason is not None:
             name = "/".join([table, *(str(cell) for cell in texts)])
-            metadata.refused.append(RefusedValue(name, sum(sizes), reason))
+            metadata.refusals[name] = RefusedValue(name, sum(sizes), reason)
         elif cells[0] is not None:
             yield tuple(cells)
 
@@ -131,7 +136,7 @@ def _read_values(
         except RawDataError as error:
             size = len(blob) if isinstance(blob, bytes | str) else 0
             name = f"{table}/{owner_id}/{agent_id}/{key}"
-            metadata.refused.append(RefusedValue(name, size, error.reason))
+            metadata.refusals[name] = RefusedValue(name, size, error.reason)
             continue
         into[owner_id, agent_id, key] = {owner: owner_id, "agent_id": agent_id, "key": key, **columns}
 

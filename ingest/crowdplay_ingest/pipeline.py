@@ -116,7 +116,7 @@ def ingest(
     files = [] if options.metadata_only else source.episodes()
     metadata_files = [open_metadata(options.metadata)] if options.metadata is not None else source.metadata()
     place = _place(raw)
-    if not files and not metadata_files:
+    if not (files or metadata_files or source.unreadable):
         raise InvalidArgument(_nothing(place, source, options.metadata_only))
     metadata, rejections = _read_all_metadata(metadata_files, options.limits)
     rejections += [Rejection(name, 0, None, None, reason) for name, reason in source.unreadable]

@@ -117,7 +117,7 @@ class MetadataFile:
                 "copy it to a local file and name that with --metadata"
             )
         with _open(self.stored) as file:
-            return file.read(limit)
+            return file.read(self.size)
 
 
 @contextmanager

@@ -21,6 +21,8 @@ _DENIED = {
     "s3": "access denied: may the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE) list and read it?",
     "http": "access denied: is the address still valid, and the .netrc file right?",
 }
+# In the names of the exceptions, and of their bases, of a connection that could not be made or broke.
+_LOST = ("Connect", "Disconnect", "Payload", "HTTPClientError")
 _UNREACHABLE = {
     "s3": "the storage cannot be reached: check the network, AWS_ENDPOINT_URL and AWS_REGION",
     "http": "the server cannot be reached: check the address and the network",
@@ -47,7 +49,7 @@ def translated(error: Exception, uri: str) -> OSError:
         return TimeoutError(errno.ETIMEDOUT, "no answer in time; try again", where)
     if status is not None and (status == 429 or status >= 500):
         return ConnectionError(errno.EBUSY, f"the server is busy or broken (it answers {status}); try again", where)
-    if status is None and any("Connect" in name or "Disconnect" in name or "Payload" in name for name in names):
+    if status is None and any(part in name for name in names for part in _LOST):
         return ConnectionError(errno.ECONNABORTED, _UNREACHABLE[kind], where)
     if status is None and isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "there is no such file or folder", where)

@@ -26,8 +26,11 @@ __all__ = ["RangedFile", "checked_uri", "list_remote", "open_remote", "stat_remo
 
 BLOCK = 4 << 20  # bytes of one request: 20 s of unpacking, in bz2
 PARALLEL_REQUESTS = 16
-MAX_FOLDERS = 10_000  # of an HTTP listing: its links are whatever a server says
+# Of a listing on HTTP, whose links are whatever a server says.
+MAX_FOLDERS = 10_000
+MAX_DEPTH = 30
 ATTEMPTS = 3
+CONNECT_SECONDS, READ_SECONDS = 20.0, 60.0
 PAUSE = 0.5  # seconds before the second attempt
 
 _LIBRARIES = {"s3": "s3fs", "http": "aiohttp", "https": "aiohttp"}
@@ -186,7 +189,7 @@ def _filesystem(uri: str) -> Any:
 def _http_options() -> dict[str, Any]:
     import aiohttp
 
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=60)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
     return {
         # Passwords from .netrc, proxies from the environment. A file's bytes come as they are stored.
         "client_kwargs": {"trust_env": True, "timeout": timeout, "auto_decompress": False},
@@ -248,7 +251,9 @@ def _list_http(root: str) -> Listing:
     for page in pages:
         links = {html.unescape(link) for link in filesystem.ls(page, detail=False)}
         below = sorted(link for link in links if link.startswith(page) and link != page and _is_plain(link))
-        pages += [link for link in below if link.endswith("/") and len(pages) < MAX_FOLDERS]
+        pages += [link for link in below if link.endswith("/")]
+        if len(pages) > MAX_FOLDERS or page.count("/") - root.count("/") > MAX_DEPTH:
+            raise InvalidArgument(f"{shown(root)}: its pages of links go on without end; name the files or an archive")
         addresses += [link for link in below if is_wanted(unquote(link[len(root) + 1 :]))]
     listing = Listing()
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as executor:
@@ -260,7 +265,7 @@ def _list_http(root: str) -> Listing:
 
 def _is_plain(link: str) -> bool:
     """Not a page's own sorting links, and nothing that leads up again."""
-    return not {"?", "#"} & set(link) and ".." not in link.split("/")
+    return not {"?", "#"} & set(link) and not {".", ".."} & set(link.split("/"))
 
 
 def _stat_or_reason(filesystem: Any, address: str, name: str) -> StoredFile | tuple[str, str]:

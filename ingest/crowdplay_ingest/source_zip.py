@@ -28,10 +28,15 @@ MAX_MEMBER_BYTES = 64 << 30
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED = 0x1 | 0x40
 _CHUNK = 1 << 16
+# What the system says of a place before a file's beginning, or beyond any end.
+_NO_PLACE = (errno.EINVAL, errno.EOVERFLOW)
 
 
 class _CarefulReader(io.BufferedReader):
     """Refuses to read at once what no directory can be: its size is whatever the archive says."""
+
+    # `zipfile` takes a fault of the network for the end of the archive.
+    fault: OSError | None = None
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
@@ -40,7 +45,11 @@ class _CarefulReader(io.BufferedReader):
             self.seek(here)
         if size > MAX_DIRECTORY_BYTES:
             raise LimitExceeded(f"its directory is longer than {MAX_DIRECTORY_BYTES >> 20} MiB")
-        return super().read(size)
+        try:
+            return super().read(size)
+        except OSError as error:
+            self.fault = error
+            raise
 
 
 def list_zip(archive: StoredFile, file: io.RawIOBase) -> Listing:
@@ -48,14 +57,20 @@ def list_zip(archive: StoredFile, file: io.RawIOBase) -> Listing:
 
     Of members of one name the last counts, as for every unpacker. Raises InvalidArgument where it is no whole zip.
     """
+    reader = _CarefulReader(file, 1 << 16)
     try:
-        with zipfile.ZipFile(_CarefulReader(file, 1 << 16)) as opened:
+        with zipfile.ZipFile(reader) as opened:
             members = opened.infolist()
+        if any(not 0 <= member.header_offset < archive.size for member in members):
+            raise zipfile.BadZipFile("it says that members lie outside of it")
+    except InvalidArgument:
+        raise  # it is a ValueError too
     except (zipfile.BadZipFile, LimitExceeded, ValueError, NotImplementedError, struct.error, EOFError) as error:
+        if reader.fault is not None and reader.fault.errno not in _NO_PLACE:
+            raise reader.fault from None
         raise _damaged(archive, error) from None
     except OSError as error:
-        # A place before the file's beginning, or beyond any end.
-        if error.errno in (errno.EINVAL, errno.EOVERFLOW):
+        if error.errno in _NO_PLACE:
             raise _damaged(archive, error) from None
         raise
     # Members without order or with room between them: each ends where the next one begins.

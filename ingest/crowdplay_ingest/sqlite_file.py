@@ -18,6 +18,9 @@ MAX_BYTES = 512 << 20
 # Of one value in the database. Longer ones are refused one by one, by `check` of the reader; this is the wall behind.
 MAX_VALUE_BYTES = 64 << 20
 
+# Waited for a program that writes to the file.
+LOCK_SECONDS = 5.0
+
 _MAGIC = b"SQLite format 3\0"
 _WAL_MODE = 2
 _STEPS_AT_ONCE = 100_000
@@ -30,7 +33,7 @@ class BadText(str):
 
 
 @contextmanager
-def opened_database(file: MetadataFile, max_bytes: int = MAX_BYTES) -> Iterator[sqlite3.Connection]:
+def opened_database(file: MetadataFile) -> Iterator[sqlite3.Connection]:
     """A connection that reads ``file`` and can do nothing else.
 
     Raises UnsupportedTrajectory where it is no database that can be read, LimitExceeded, OSError.
@@ -41,21 +44,21 @@ def opened_database(file: MetadataFile, max_bytes: int = MAX_BYTES) -> Iterator[
             "Close that program, or copy both and run: sqlite3 dataset.sqlite 'PRAGMA wal_checkpoint(TRUNCATE)'"
         )
     try:
-        with closing(_connect(file, max_bytes)) as database:
+        with closing(_connect(file)) as database:
             _restrict(database, file.size)
             yield database
     except sqlite3.Error as error:
         raise UnsupportedTrajectory(_reason(error)) from error
 
 
-def _connect(file: MetadataFile, max_bytes: int) -> sqlite3.Connection:
+def _connect(file: MetadataFile) -> sqlite3.Connection:
     if file.path is not None:
         with file.path.open("rb") as header:
             _check_magic(start := header.read(20))
         # In WAL mode SQLite would make files beside it; its log is empty, so nothing is lost without.
         immutable = "&immutable=1" if _WAL_MODE in start[18:20] else ""
-        return sqlite3.connect(f"file:{quote(str(file.path))}?mode=ro{immutable}", uri=True)
-    data = bytearray(file.read(max_bytes))
+        return sqlite3.connect(f"file:{quote(str(file.path))}?mode=ro{immutable}", timeout=LOCK_SECONDS, uri=True)
+    data = bytearray(file.read(MAX_BYTES))
     _check_magic(bytes(data[:20]))
     # A database in memory has no log.
     data[18:20] = b"\1\1"
@@ -81,7 +84,7 @@ def _restrict(database: sqlite3.Connection, size: int) -> None:
     database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     database.text_factory = _text
     # A row takes some 20 steps of SQLite's machine, and at least 8 bytes of a file that does not lie.
-    steps_left = 10_000_000 + 10 * size
+    steps_left = 2_000_000 + 10 * size
 
     def count() -> bool:
         nonlocal steps_left
