@@ -52,9 +52,9 @@ def common(
 
 def main() -> None:
     """Run the command: errors in one line on stderr and exit status 1; the traceback only with --verbose."""
-    from . import commands
+    from . import commands, maintenance
 
-    del commands
+    del commands, maintenance
     try:
         app()
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Progress of an ingest: a bar on a terminal, nothing where nobody watches."""
+"""Progress: a bar on a terminal, nothing where nobody watches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from crowdplay_ingest.pipeline import Progress, Rejection
@@ -16,7 +16,7 @@ from .output import stderr
 if TYPE_CHECKING:
     from crowdplay_ingest.sources import RawFile
 
-__all__ = ["IngestBar"]
+__all__ = ["IngestBar", "StagesBar"]
 
 
 class IngestBar(Progress):
@@ -54,6 +54,36 @@ class IngestBar(Progress):
             self._bar.console.print(f"rejected {rejection}", style="yellow", markup=False)
 
     def __enter__(self) -> IngestBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+class StagesBar:
+    """One bar for each kind of work, as it comes."""
+
+    def __init__(self) -> None:
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(),
+            console=stderr,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """``done`` of ``total`` of something."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+        self._bar.update(self._tasks[what], completed=done, total=total)
+
+    def __enter__(self) -> StagesBar:
         self._bar.start()
         return self
 
