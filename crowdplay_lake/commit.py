@@ -140,7 +140,7 @@ class Writer:
     def remove_leftovers(self) -> int:
         """Remove the parts that no commit names: what a crash, or an interrupted worker, left. Returns their bytes."""
         recorded = read_checksums(self.paths)
-        if set(recorded_commits(self.paths)) < {snapshot.number for snapshot in history(self.paths.root)}:
+        if not {kept.number for kept in history(self.paths.root)} <= set(recorded_commits(self.paths)):
             # Lists are missing: what a commit named can't be told from what none did.
             return 0
         removed = 0

@@ -13,7 +13,7 @@ import pyarrow as pa
 from .errors import InvalidArgument, NoTrajectory, UnknownAgent, UnknownColumn
 from .layout import read_rows
 from .observations import ObservationParameters, Observations, emitted_steps
-from .pixels import ChangeLog, Screen
+from .pixels import ChangeLog, Screen, change_log, screens_of
 from .schema import ALL_AGENTS, FRAMES, RAM_COLUMNS, STEPS
 from .trajectory import AgentSteps, raw_steps
 
@@ -103,34 +103,9 @@ class _FrameLog:
         first, last = self._first_row + first_step, self._first_row + last_step
         paths = self._episode._lake.snapshot.paths
         start, rows = read_rows(paths, FRAMES.name, part, first, last + 1, ("keyframe", "gaps", "colors"), True)
-        log = _change_log(start - self._first_row, rows)
+        log = change_log(start - self._first_row, rows)
         self._cached = log
         return log
-
-
-def _change_log(first_step: int, rows: pa.Table) -> ChangeLog:
-    gap_ends, gaps = _flat(rows["gaps"])
-    color_ends, colors = _flat(rows["colors"])
-    return ChangeLog(
-        first_step,
-        rows["keyframe"].to_numpy(),
-        gap_ends // 2,
-        gaps.view("<u2"),
-        color_ends,
-        colors,
-    )
-
-
-def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """(n + 1 ends, bytes) of a binary column, without a copy where it is one chunk."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
-    _, ends_buffer, data = array.buffers()
-    width = np.int64 if pa.types.is_large_binary(array.type) else np.int32
-    ends = np.frombuffer(ends_buffer, width)[array.offset : array.offset + len(array) + 1].astype(np.int64)
-    flat = np.frombuffer(data if data is not None else b"", np.uint8)
-    return ends - ends[0], flat[ends[0] : ends[-1]]
 
 
 class Episode:
@@ -240,10 +215,7 @@ class Episode:
         screens = self._row["screen_agents"]
         self._agent_index(agent)
         index = 0 if screens == [ALL_AGENTS] else screens.index(agent)
-        shape = tuple(self._row["frame_shape"])
-        channels = 3 if len(shape) == 3 and shape[2] == 3 else 1
-        palette = np.frombuffer(self._row["palettes"][index], np.uint8).reshape(-1, channels)
-        return _FrameLog(self, Screen(shape, palette), index)
+        return _FrameLog(self, screens_of(self._row)[index], index)
 
     def frames(self, agent: str = DEFAULT_AGENT, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint8]:
         """The raw frames the agent saw before steps start … stop - 1, uint8 (stop - start, 210, 160, 3)."""

@@ -21,8 +21,8 @@ import json
 import re
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -78,7 +78,6 @@ class Part:
     size: int
     rows: int
     partition: str | None = None
-    bounds: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     sha256: str | None = None  # of one just written, from the bytes as they went out
 
     @property
@@ -88,10 +87,9 @@ class Part:
 
     @property
     def statistics(self) -> str:
-        """Delta's statistics of the part, as JSON: engines skip parts by them."""
-        low = {name: bound[0] for name, bound in self.bounds.items()}
-        high = {name: bound[1] for name, bound in self.bounds.items()}
-        return json.dumps({"numRecords": self.rows, "minValues": low, "maxValues": high})
+        """Delta's statistics of the part, as JSON. No least and largest values: logs are kept, and would keep the ids
+        of people and episodes that were removed. Parts have them in their footers."""
+        return json.dumps({"numRecords": self.rows})
 
 
 def partition_folder(key: str, value: str) -> str:
@@ -136,7 +134,6 @@ class PartWriter:
         make_folder(self._path.parent)
         dictionary = [column for column in table.stored_schema.names if column not in table.plain]
         statistics = [column for column in table.sort if column in table.stored_schema.names]
-        self._bounds: dict[str, tuple[Any, Any]] = {}
         # Closed by `close` and `discard`.
         spool = tempfile.NamedTemporaryFile
         self._file: IO[bytes] = self._path.open("wb") if isinstance(self._path, Path) else spool(suffix=PART_SUFFIX)
@@ -159,17 +156,6 @@ class PartWriter:
         for start in range(0, len(rows), self._table.row_group_rows):
             self._writer.write_table(rows.slice(start, self._table.row_group_rows), row_group_size=len(rows))
         self.rows += len(rows)
-        self._widen_bounds(rows)
-
-    def _widen_bounds(self, rows: pa.Table) -> None:
-        # Of the sort columns the first alone tells parts apart.
-        name = self._table.sort[0]
-        if name not in rows.column_names or not len(rows):
-            return
-        column = rows[name]
-        low, high = column[0].as_py(), column[-1].as_py()
-        known = self._bounds.get(name)
-        self._bounds[name] = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
 
     def close(self) -> Part:
         """Finish the part; what is wrong with the disk shows here at the latest."""
@@ -180,7 +166,7 @@ class PartWriter:
             self._path.fs.put_file(self._file.name, self._path.path)
         self._file.close()
         digest = self._sink.hexdigest()
-        return Part(self._table.name, self.relative, size, self.rows, self._partition, self._bounds, digest)
+        return Part(self._table.name, self.relative, size, self.rows, self._partition, digest)
 
     def discard(self) -> None:
         """Remove what was written."""

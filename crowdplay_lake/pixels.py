@@ -8,14 +8,17 @@ empty. Lossless for up to 256 colours and 65,536 pixels; an Atari 2600 frame has
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from .errors import InvalidArgument, InvalidLake, UnsupportedTrajectory
 
-__all__ = ["KEYFRAME_INTERVAL", "ChangeLog", "Screen", "ScreenEncoder"]
+__all__ = ["KEYFRAME_INTERVAL", "ChangeLog", "Screen", "ScreenEncoder", "change_log", "screens_of"]
 
 KEYFRAME_INTERVAL = 256
 MAX_COLORS = 256
@@ -81,6 +84,32 @@ class ChangeLog:
         if not decode(self.keyframe, self.gap_ends, self.gaps, self.color_ends, self.colors, wanted, screens):
             raise InvalidLake(DAMAGED)
         return screens
+
+
+def change_log(first_step: int, rows: pa.Table) -> ChangeLog:
+    """The change log in rows of `frames`, the first of which is a keyframe."""
+    gap_ends, gaps = _flat(rows["gaps"])
+    color_ends, colors = _flat(rows["colors"])
+    return ChangeLog(first_step, rows["keyframe"].to_numpy(), gap_ends // 2, gaps.view("<u2"), color_ends, colors)
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], Bytes]:
+    """(n + 1 ends, bytes) of a binary column, without a copy where it is one chunk."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    _, ends_buffer, data = array.buffers()
+    width = np.int64 if pa.types.is_large_binary(array.type) else np.int32
+    ends = np.frombuffer(ends_buffer, width)[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    flat = np.frombuffer(data if data is not None else b"", np.uint8)
+    return ends - ends[0], flat[ends[0] : ends[-1]]
+
+
+def screens_of(row: Mapping[str, Any]) -> list[Screen]:
+    """The screens of an episode, by its row of `episodes`: one for each of its screen agents."""
+    shape = tuple(row["frame_shape"])
+    channels = 3 if len(shape) == 3 and shape[2] == 3 else 1
+    return [Screen(shape, np.frombuffer(palette, np.uint8).reshape(-1, channels)) for palette in row["palettes"]]
 
 
 class ScreenEncoder:

@@ -18,7 +18,7 @@ from .errors import InvalidArgument, MissingExtra
 if TYPE_CHECKING:
     from upath import UPath
 
-__all__ = ["AnyPath", "address", "as_path", "files_below", "is_local", "make_folder", "remove"]
+__all__ = ["AnyPath", "address", "as_path", "files_below", "is_local", "make_folder", "remove", "write_file"]
 
 AnyPath: TypeAlias = "Path | UPath"
 
@@ -89,6 +89,16 @@ def make_folder(path: AnyPath) -> None:
 def remove(path: AnyPath) -> None:
     """Remove a file, if it is there."""
     path.unlink(missing_ok=True)
+
+
+def write_file(path: AnyPath, data: bytes) -> None:
+    """Write a file whole or not at all: who is killed meanwhile leaves the old one, or none."""
+    if not isinstance(path, Path):
+        path.write_bytes(data)
+        return
+    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)
 
 
 def files_below(folder: AnyPath) -> Iterator[tuple[str, int]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from crowdplay_ingest.pipeline import IngestSummary, ingest
+from crowdplay_ingest.pipeline import IngestOptions, IngestSummary, ingest
 from crowdplay_ingest.recorder import EnvironmentPlan, EpisodePlan, RecordingOptions, record, sample_plan
 from crowdplay_lake import Lake
 
@@ -95,6 +95,31 @@ def bucket(s3_server: str) -> str:
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=name)
     return name
+
+
+SHORT_GAMES = [
+    EnvironmentPlan("breakout_mturk", (EpisodePlan(40), EpisodePlan(30)), ("ben",)),
+    EnvironmentPlan("space_invaders_2p_competitive_mturk", (EpisodePlan(40, ("sticky", "sticky")),), ("ada", "ben")),
+    EnvironmentPlan("breakout_mturk", (EpisodePlan(20),), ("cleo",)),
+    EnvironmentPlan("breakout_mturk", (EpisodePlan(25),), ("dan",)),
+]
+
+
+@pytest.fixture(scope="session")
+def small_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five short episodes of two games and four people, and a file that is refused. Not to be changed."""
+    folder = tmp_path_factory.mktemp("small_raw")
+    record(folder, SHORT_GAMES, RecordingOptions(seed=5, compression="none"))
+    (folder / "broken.pickle").write_bytes(b"not a pickle")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_lake(small_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake of ``small_raw``, of a commit for each file. Not to be changed."""
+    path = tmp_path_factory.mktemp("small_lake") / "lake"
+    ingest(small_raw, path, IngestOptions(task_seconds=0, workers=0))
+    return path
 
 
 def read_raw(folder: Path, episode_id: str) -> list[dict[str, Any]]:

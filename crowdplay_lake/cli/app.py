@@ -58,9 +58,9 @@ def common(
 
 def main() -> None:
     """Run the command: errors in one line on stderr and exit status 1; the traceback only with --verbose."""
-    from . import commands, ingesting
+    from . import commands, ingesting, maintenance
 
-    del commands, ingesting
+    del commands, ingesting, maintenance
     try:
         app()
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Progress of an ingest: a bar on a terminal; elsewhere a line now and then, as text or as JSON, on stderr."""
+"""Progress: a bar on a terminal; elsewhere a line now and then, as text or as JSON, on stderr."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from crowdplay_ingest.pipeline import Progress, Rejection
 
 from .output import as_json, human_bytes, human_duration, stderr
 
-__all__ = ["LogFormat", "ingest_progress"]
+__all__ = ["LogFormat", "StagesBar", "ingest_progress"]
 
 # Seconds between two lines of progress where nothing else happens.
 LINE_EVERY = 30.0
@@ -181,3 +181,33 @@ def ingest_progress(log_format: LogFormat) -> _Told:
     if log_format is LogFormat.AUTO and stderr.is_terminal:
         return _Bar()
     return _Lines(as_text=log_format is not LogFormat.JSON)
+
+
+class StagesBar:
+    """One bar for each kind of work, as it comes."""
+
+    def __init__(self) -> None:
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(),
+            console=stderr,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """``done`` of ``total`` of something."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+        self._bar.update(self._tasks[what], completed=done, total=total)
+
+    def __enter__(self) -> StagesBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
