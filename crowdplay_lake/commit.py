@@ -74,6 +74,23 @@ class Writer:
         unknown = [name for name in changes if name not in TABLES]
         if unknown:
             raise InvalidArgument(f"no table {unknown[0]!r}; nearest: {nearest(unknown[0], TABLES)}")
+        self._check_last()
+        number = self.snapshot.number + 1
+        versions = dict(self.snapshot.versions)
+        for name in TABLES:
+            if name in changes:
+                versions[name] = self._commit_table(name, changes[name], number)
+        row = self._append_row(number, operation, versions, counts)
+        return self._committed([row, *(part for change in changes.values() for part in change.add)])
+
+    def drop(self, numbers: Iterable[int], operation: str, counts: Mapping[str, int]) -> Snapshot:
+        """Take earlier commits out of the table of commits, by a commit that changes no other table. Files stay."""
+        self._check_last()
+        row = self._append_row(self.snapshot.number + 1, operation, self.snapshot.versions, counts, numbers)
+        return self._committed([row])
+
+    def _check_last(self) -> None:
+        """Whether the lock is ours, and nobody has committed since. Raises LakeBusy."""
         self._hold.check()
         last = open_snapshot(self.paths.root)
         if last.number != self.snapshot.number:
@@ -81,13 +98,8 @@ class Writer:
                 f"{self.paths.root}: somebody committed {last.number} while this was based on {self.snapshot.number};"
                 " nothing was changed, run it again"
             )
-        number = self.snapshot.number + 1
-        versions = dict(self.snapshot.versions)
-        for name in TABLES:
-            if name in changes:
-                versions[name] = self._commit_table(name, changes[name], number)
-        row = self._append_row(number, operation, versions, counts)
-        written = [row, *(part for change in changes.values() for part in change.add)]
+
+    def _committed(self, written: Iterable[Part]) -> Snapshot:
         before, self.snapshot = self.snapshot, open_snapshot(self.paths.root)
         _record_checksums(self.snapshot, before.versions, written)
         return self.snapshot
@@ -113,13 +125,8 @@ class Writer:
 
     def _commit_table(self, name: str, change: Change, number: int) -> int:
         table = delta_table(self.paths.table(name))
-        now = int(time.time() * 1000)
-        removed = [
-            RemoveAction(part.path, True, now, size=part.size, partition_values=part.partition_values)
-            for part in change.remove
-        ]
         table.create_write_transaction(
-            [*removed, *map(_add_action, change.add)],
+            [*map(_remove_action, change.remove), *map(_add_action, change.add)],
             "append",
             _delta_schema(TABLES[name]),
             partition_by=_partition_by(TABLES[name]),
@@ -127,10 +134,18 @@ class Writer:
         )
         return int(delta_table(self.paths.table(name)).version())
 
-    def _append_row(self, number: int, operation: str, versions: Mapping[str, int], counts: Mapping[str, int]) -> Part:
+    def _append_row(
+        self,
+        number: int,
+        operation: str,
+        versions: Mapping[str, int],
+        counts: Mapping[str, int],
+        drop: Iterable[int] = (),
+    ) -> Part:
         part = _write_commit_row(self.paths, number, operation, versions, counts)
+        dropped = [Part(COMMITS.name, f"{commit_name(one)}{PART_SUFFIX}", 0, 1) for one in drop]
         delta_table(self.paths.commits).create_write_transaction(
-            [_add_action(part)],
+            [*map(_remove_action, dropped), _add_action(part)],
             "append",
             _delta_schema(COMMITS),
             commit_properties=CommitProperties(app_transactions=[Transaction(APPLICATION, number)]),
@@ -181,6 +196,11 @@ def _partition_by(table: Table) -> list[str]:
 def _add_action(part: Part) -> AddAction:
     now = int(time.time() * 1000)
     return AddAction(part.path, part.size, part.partition_values, now, True, part.statistics)
+
+
+def _remove_action(part: Part) -> RemoveAction:
+    now = int(time.time() * 1000)
+    return RemoveAction(part.path, True, now, size=part.size or None, partition_values=part.partition_values)
 
 
 def _write_commit_row(

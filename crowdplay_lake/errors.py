@@ -9,6 +9,7 @@
     │   ├── UnknownColumn
     │   ├── UnknownEnvironment
     │   ├── UnknownEpisode
+    │   ├── UnknownParticipant
     │   ├── UnknownPath
     │   └── UnknownTable
     ├── InvalidLake                      the path holds no lake, or a broken or newer one
@@ -49,6 +50,7 @@ __all__ = [
     "UnknownEnvironment",
     "UnknownEpisode",
     "UnknownName",
+    "UnknownParticipant",
     "UnknownPath",
     "UnknownTable",
     "UnsafePickle",
@@ -122,6 +124,12 @@ class UnknownEpisode(UnknownName):
     """The lake has no such episode."""
 
     kind = "episode"
+
+
+class UnknownParticipant(UnknownName):
+    """Nobody in the lake has this permanent user id."""
+
+    kind = "participant"
 
 
 class UnknownPath(UnknownName):

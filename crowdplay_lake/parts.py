@@ -59,21 +59,24 @@ class GameWriter:
             self._waiting.append(steps)
             self._waiting_rows += len(steps)
             if self._waiting_rows >= STEPS.row_group_rows:
-                self._flush()
+                self._flush(self._waiting_rows - self._waiting_rows % STEPS.row_group_rows)
         return place
 
-    def _flush(self) -> None:
-        if self._steps is not None and self._waiting:
-            self._steps.write(pa.concat_tables(self._waiting))
-        self._waiting, self._waiting_rows = [], 0
+    def _flush(self, count: int) -> None:
+        """Write the first ``count`` of the rows that wait."""
+        if self._steps is not None and count:
+            rows = pa.concat_tables(self._waiting)
+            self._steps.write(rows.slice(0, count))
+            self._waiting, self._waiting_rows = [rows.slice(count)], len(rows) - count
 
     def close(self, parts: Mapping[str, list[Part]]) -> None:
         """Finish the parts and add them to ``parts``, by table."""
-        self._flush()
+        self._flush(self._waiting_rows)
         if self._steps is not None and self._frames is not None:
             parts[STEPS.name].append(self._steps.close())
             parts[FRAMES.name].append(self._frames.close())
         self._steps = self._frames = None
+        self._waiting, self._waiting_rows = [], 0
 
     def __enter__(self) -> GameWriter:
         return self

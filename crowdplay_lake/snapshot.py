@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -76,17 +76,20 @@ class Snapshot:
 
     def read(self, table: str, partitions: Collection[str] | None = None) -> pa.Table:
         """A whole table, or some partitions, all columns. For small ones: `steps` and `frames` go through `Lake`."""
-        schema = TABLES[table].schema
+        chosen = [part for part in self.parts(table) if partitions is None or part.partition in partitions]
+        return self.read_parts(chosen) if chosen else TABLES[table].schema.empty_table()
+
+    def read_parts(self, parts: Sequence[Part]) -> pa.Table:
+        """Some parts of one table, all columns."""
         pieces = []
-        for part in self.parts(table):
-            if partitions is not None and part.partition not in partitions:
-                continue
-            rows = open_parquet(self.paths.part(table, part.path)).read(use_threads=False)
-            key = TABLES[table].partition
-            if key is not None:
-                rows = rows.append_column(key, pa.repeat(pa.scalar(part.partition, pa.string()), len(rows)))
-            pieces.append(rows.select(schema.names).cast(schema))
-        return pa.concat_tables(pieces) if pieces else schema.empty_table()
+        for part in parts:
+            rows = open_parquet(self.paths.part(part.table, part.path)).read(use_threads=False)
+            table = TABLES[part.table]
+            if table.partition is not None:
+                value = pa.repeat(pa.scalar(part.partition, pa.string()), len(rows))
+                rows = rows.append_column(table.partition, value)
+            pieces.append(rows.select(table.schema.names).cast(table.schema))
+        return pa.concat_tables(pieces)
 
 
 def delta_table(path: AnyPath, version: int | None = None) -> DeltaTable:
@@ -131,7 +134,8 @@ def _no_commit(paths: LakePaths, commit: int) -> str:
     numbers = [int(part.stem.rpartition("-")[2]) for part in _commit_parts(paths)]
     if not numbers:
         return _no_lake(paths.root)
-    return f"{paths.root}: has no commit {commit}; it has {min(numbers)} to {max(numbers)}"
+    vacuumed = "; earlier ones were vacuumed" if 0 <= commit < min(numbers) else ""
+    return f"{paths.root}: has no commit {commit}; it has {min(numbers)} to {max(numbers)}{vacuumed}"
 
 
 def _no_lake(root: AnyPath) -> str:
