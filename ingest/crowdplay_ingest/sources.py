@@ -6,8 +6,6 @@ the same two methods and name it in `open_source`.
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
 import io
 from collections.abc import Iterator, Mapping
@@ -17,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from crowdplay_lake.errors import InvalidArgument, UnknownPath
+
+from .compression import open_decompressed
 
 __all__ = ["METADATA_NAME", "RawFile", "Source", "open_source", "split_name", "unknown_path"]
 
@@ -86,14 +86,8 @@ class RawFile:
         with self.path.open("rb") as file:
             reader = _HashingReader(file)
             buffered = io.BufferedReader(reader, 1 << 20)
-            if self.compression == "bz2":
-                with bz2.BZ2File(buffered) as stream:
-                    yield OpenRawFile(stream, reader)  # type: ignore[arg-type]
-            elif self.compression == "gzip":
-                with gzip.GzipFile(fileobj=buffered, mode="rb") as stream:
-                    yield OpenRawFile(stream, reader)  # type: ignore[arg-type]
-            else:
-                yield OpenRawFile(buffered, reader)
+            with open_decompressed(buffered, self.compression) as stream:
+                yield OpenRawFile(stream, reader)
 
 
 class Source(Protocol):
