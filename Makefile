@@ -18,7 +18,7 @@ DEMO_SECONDS ?= 6
 IN_PARALLEL := --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint types bench docs format clean distclean
+.PHONY: help demo test quick soak lint types bench docs format clean distclean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,7 +45,10 @@ test: lint types ## set up, then lint, types and all tests
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 quick: $(TEST_READY) ## the tests that need no torch and no long game
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not soak"
+
+soak: $(TEST_READY) ## the tests that take minutes: memory and time at full size
+	$(BIN)/python -m pytest -m soak
 
 lint: $(TEST_READY) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -55,8 +58,9 @@ types: $(TEST_READY) ## mypy, strict
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks examples
 
-bench: $(TEST_READY) ## size and reading speed of a lake against CrowdPlay's raw files, measured here
+bench: $(TEST_READY) ## size and reading speed of a lake against CrowdPlay's raw files, speed and memory of ingest
 	$(BIN)/python -m benchmarks.reader
+	$(BIN)/python -m benchmarks.ingest
 
 docs: $(DEMO_READY) ## write the pages that are made from the code
 	$(BIN)/python -c "from crowdplay_lake.schema import as_markdown; print(as_markdown(), end='')" > docs/tables.md

@@ -72,23 +72,27 @@ def _find_color(key, slots, palette_keys):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def encode(frame, previous, n_pixels, slots, palette_keys, n_colors, screen, positions, colors):  # type: ignore[no-untyped-def]
-    """Write the changed pixels; returns (their number, colours known now), the number -1 for too many colours.
+def encode(frame, previous, slots, palette_keys, n_colors, screen, gaps, colors):  # type: ignore[no-untyped-def]
+    """Write the changed pixels of an RGB frame; returns (their number, colours known now), -1 for too many colours.
 
-    Eight RGB pixels are 24 bytes are three words: most of a frame is skipped by comparing those.
+    Eight pixels are 24 bytes are three words: most of a frame is skipped by comparing those.
     """
-    words = frame.view(np.uint64)
-    previous_words = previous.view(np.uint64)
+    n_pixels = len(screen)
+    whole = 24 * (n_pixels // 8)
+    words = frame[:whole].view(np.uint64)
+    previous_words = previous[:whole].view(np.uint64)
     n = 0
-    for block in range(len(words) // 3):
-        w = 3 * block
+    before = 0
+    for first in range(0, n_pixels, 8):
+        w = 3 * (first // 8)
         if (
-            words[w] == previous_words[w]
+            w + 2 < len(words)
+            and words[w] == previous_words[w]
             and words[w + 1] == previous_words[w + 1]
             and words[w + 2] == previous_words[w + 2]
         ):
             continue
-        for pixel in range(8 * block, min(8 * block + 8, n_pixels)):
+        for pixel in range(first, min(first + 8, n_pixels)):
             r, g, b = frame[3 * pixel], frame[3 * pixel + 1], frame[3 * pixel + 2]
             if r == previous[3 * pixel] and g == previous[3 * pixel + 1] and b == previous[3 * pixel + 2]:
                 continue
@@ -101,8 +105,9 @@ def encode(frame, previous, n_pixels, slots, palette_keys, n_colors, screen, pos
                 palette_keys[n_colors] = key
                 n_colors += 1
             screen[pixel] = slots[slot]
-            positions[n] = pixel
+            gaps[n] = pixel - before
             colors[n] = slots[slot]
+            before = pixel
             n += 1
     return n, n_colors
 

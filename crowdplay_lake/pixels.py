@@ -8,7 +8,8 @@ empty. Lossless for up to 256 colours and 65,536 pixels; an Atari 2600 frame has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,15 +130,12 @@ class ScreenEncoder:
             )
         self.keyframe_interval = keyframe_interval
         self.rows = 0
-        # Padded to whole blocks of eight pixels, three 8-byte words, for the comparison by words.
-        padded = -(-self.pixels // 8) * 24
-        self._previous = np.zeros(padded, np.uint8)
-        self._frame = np.zeros(padded, np.uint8)
+        self._previous: Bytes | None = None  # the last frame, flat, three bytes a pixel
         self._screen = np.zeros(self.pixels, np.uint8)
         self._slots = np.full(1024, -1, np.int16)
         self._palette_keys = np.zeros(MAX_COLORS, np.int64)
         self._n_colors = 0
-        self._positions = np.empty(self.pixels, np.uint16)
+        self._gaps = np.empty(self.pixels, "<u2")
         self._colors = np.empty(self.pixels, np.uint8)
 
     @property
@@ -157,12 +155,13 @@ class ScreenEncoder:
         other = ScreenEncoder(self.shape, self.keyframe_interval)
         other.rows = self.rows
         other._n_colors = self._n_colors
-        for name in ("_previous", "_screen", "_slots", "_palette_keys"):
+        other._previous = self._previous
+        for name in ("_screen", "_slots", "_palette_keys"):
             getattr(other, name)[:] = getattr(self, name)
         return other
 
     def add(self, frame: Bytes) -> tuple[bool, bytes, bytes]:
-        """The row of the next frame: (is a keyframe, gaps, colors).
+        """The row of the next frame: (is a keyframe, gaps, colors). A read-only frame must not change until the next.
 
         Raises UnsupportedTrajectory for another shape or dtype than the first frame's, or a 257th colour.
         """
@@ -170,30 +169,33 @@ class ScreenEncoder:
             raise UnsupportedTrajectory(
                 f"the frame is {frame.dtype} {frame.shape}, the episode began with uint8 {self.shape}"
             )
-        flat = np.ascontiguousarray(frame).reshape(-1)
-        self._frame[: self.pixels * 3] = flat if self.channels == 3 else np.repeat(flat, 3)
+        flat = self._flat(frame)
         is_keyframe = self.at_keyframe
-        if self.rows == 0:
-            # Nothing is "unchanged" yet: differ from the first frame in every pixel.
-            np.invert(self._frame, out=self._previous)
-        from .kernel import encode
-
-        n_changes, self._n_colors = encode(
-            self._frame,
-            self._previous,
-            self.pixels,
-            self._slots,
-            self._palette_keys,
-            self._n_colors,
-            self._screen,
-            self._positions,
-            self._colors,
+        # Nothing is "unchanged" yet: differ from the first frame in every pixel.
+        previous = np.invert(flat) if self._previous is None else self._previous
+        n_changes, self._n_colors = _encode()(
+            flat, previous, self._slots, self._palette_keys, self._n_colors, self._screen, self._gaps, self._colors
         )
         if n_changes < 0:
             raise UnsupportedTrajectory(f"the frames have more than {MAX_COLORS} colours: not an Atari screen")
-        self._frame, self._previous = self._previous, self._frame
+        self._previous = flat
         self.rows += 1
         if is_keyframe:
             return True, b"", self._screen.tobytes()
-        gaps = np.diff(self._positions[:n_changes], prepend=np.uint16(0)).astype("<u2", copy=False)
-        return False, gaps.tobytes(), self._colors[:n_changes].tobytes()
+        return False, self._gaps[:n_changes].tobytes(), self._colors[:n_changes].tobytes()
+
+    def _flat(self, frame: Bytes) -> Bytes:
+        """The frame's bytes, three a pixel, in an array that nobody changes."""
+        flat = frame.reshape(-1)
+        if self.channels == 1:
+            return np.repeat(flat, 3)
+        # What the machine makes is read-only, and needs no copy.
+        return np.array(flat) if frame.flags.writeable else flat
+
+
+@functools.cache
+def _encode() -> Callable[..., tuple[int, int]]:
+    from .kernel import encode
+
+    kernel: Callable[..., tuple[int, int]] = encode
+    return kernel

@@ -38,6 +38,7 @@ MAX_DEPTH = 100
 BYTES_A_NODE = 16
 # Python itself refuses to write a number of more than 4,300 digits.
 MAX_INT_BITS = 14_000
+_CONSTANTS = {True: "true", False: "false", None: "null"}
 _LONG = frozenset({str, bytes, bytearray})
 # Of numpy scalars those that have an equal in Python: not dates (of nanoseconds), not long doubles, not records.
 _SCALARS = frozenset("?bBhHiIlLqQefdFDSU")
@@ -48,8 +49,7 @@ def dumps(value: object, tag_numpy: bool = True) -> str:
 
     Raises UnsupportedTrajectory for anything but plain data, LimitExceeded for endless data.
     """
-    # In ASCII: a pickle's text may hold half of a surrogate pair, which no UTF-8 column takes as it is.
-    return json.dumps(_Encoder(tag_numpy).encode(value, 0), separators=(",", ":"))
+    return _Encoder(tag_numpy).encode(value, 0)
 
 
 def loads(text: str) -> Any:
@@ -67,86 +67,111 @@ def type_name(value: object) -> str:
 
 
 def _base64(data: bytes | bytearray) -> str:
-    return base64.b64encode(data).decode("ascii")
+    return f'"{base64.b64encode(data).decode("ascii")}"'
+
+
+# In ASCII: a pickle's text may hold half of a surrogate pair, which no UTF-8 column takes as it is.
+_text: Callable[[str], str] = json.encoder.encode_basestring_ascii
 
 
 class _Encoder:
+    """Writes the JSON at once, with no objects in between: a step's extra is most of what ingest does in Python."""
+
     def __init__(self, tag_numpy: bool) -> None:
         self._tag_numpy = tag_numpy
         self._nodes = 0
 
-    def encode(self, value: Any, depth: int) -> Any:
+    def encode(self, value: Any, depth: int) -> str:
         kind = type(value)
-        self._spend(1 + len(value) // BYTES_A_NODE if kind in _LONG else 1)
+        self._nodes += 1 + len(value) // BYTES_A_NODE if kind in _LONG else 1
+        if self._nodes > MAX_NODES:
+            raise LimitExceeded(f"a value of more than {MAX_NODES:,} items, or as much text")
         if kind is int:
             if value.bit_length() > MAX_INT_BITS:
                 raise UnsupportedTrajectory(f"a number of {value.bit_length():,} bits is not plain data")
-            return value
-        if kind is str or kind is bool or value is None:
-            return value
+            return repr(value)
+        if kind is str:
+            return _text(value)
+        if kind is bool or value is None:
+            return _CONSTANTS[value]
         if depth > MAX_DEPTH:
             raise LimitExceeded(f"a value of more than {MAX_DEPTH} levels")
-        if kind is float:
-            return value if math.isfinite(value) else {"$float": repr(value)}
-        if kind is dict:
-            return self._dict(value, depth)
-        if kind is list:
-            return [self.encode(item, depth + 1) for item in value]
+        encode = self._BY_TYPE.get(kind)
+        if encode is not None:
+            return encode(self, value, depth)
         if isinstance(value, np.generic):
             return self._numpy_scalar(value, depth)
-        encode = self._TAGGED.get(kind)
-        if encode is None:
-            raise UnsupportedTrajectory(f"a value of type {kind.__name__} is not plain data")
-        return encode(self, value, depth)
+        raise UnsupportedTrajectory(f"a value of type {kind.__name__} is not plain data")
 
     def _spend(self, nodes: int) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
             raise LimitExceeded(f"a value of more than {MAX_NODES:,} items, or as much text")
 
-    def _dict(self, value: Mapping[Any, Any], depth: int) -> Any:
-        if all(type(key) is str and not key.startswith("$") for key in value):
-            self._spend(sum(map(len, value)) // BYTES_A_NODE)
-            return {key: self.encode(item, depth + 1) for key, item in value.items()}
-        return {"$dict": self._pairs(value, depth)}
+    def _float(self, value: float, depth: int) -> str:
+        del depth
+        return repr(value) if math.isfinite(value) else f'{{"$float":"{value!r}"}}'
 
-    def _pairs(self, value: Mapping[Any, Any], depth: int) -> list[Any]:
-        return [[self.encode(key, depth + 1), self.encode(item, depth + 1)] for key, item in value.items()]
+    def _list(self, value: Any, depth: int) -> str:
+        return f"[{','.join([self.encode(item, depth + 1) for item in value])}]"
 
-    def _items(self, tag: str, value: Any, depth: int) -> Any:
-        items = [self.encode(item, depth + 1) for item in value]
-        if tag in ("$set", "$frozenset"):
-            items.sort(key=lambda item: json.dumps(item, sort_keys=True))
-        return {tag: items}
+    def _dict(self, value: Mapping[Any, Any], depth: int) -> str:
+        size = 0
+        # All keys before the first item: an item that is encoded and dropped would be encoded again, at each level.
+        for key in value:
+            if type(key) is not str or key.startswith("$"):
+                return f'{{"$dict":{self._pairs(value, depth)}}}'
+            size += len(key)
+        self._spend(size // BYTES_A_NODE)
+        items = [f"{_text(key)}:{self.encode(item, depth + 1)}" for key, item in value.items()]
+        return f"{{{','.join(items)}}}"
 
-    def _numpy_scalar(self, value: np.generic, depth: int) -> Any:
+    def _pairs(self, value: Mapping[Any, Any], depth: int) -> str:
+        pairs = [f"[{self.encode(key, depth + 1)},{self.encode(item, depth + 1)}]" for key, item in value.items()]
+        return f"[{','.join(pairs)}]"
+
+    def _set(self, tag: str, value: Any, depth: int) -> str:
+        return f'{{"{tag}":[{",".join(sorted([self.encode(item, depth + 1) for item in value]))}]}}'
+
+    def _timedelta(self, value: timedelta, depth: int) -> str:
+        del depth
+        return f'{{"$timedelta":[{value.days},{value.seconds},{value.microseconds}]}}'
+
+    def _numpy_scalar(self, value: np.generic, depth: int) -> str:
         if value.dtype.char not in _SCALARS:
             raise UnsupportedTrajectory(f"a numpy {value.dtype.name} is not plain data")
         plain = self.encode(value.item(), depth + 1)
-        return {"$numpy": [value.dtype.str, plain]} if self._tag_numpy else plain
+        return f'{{"$numpy":["{value.dtype.str}",{plain}]}}' if self._tag_numpy else plain
 
-    def _ndarray(self, value: np.ndarray[Any, Any], depth: int) -> Any:
+    def _ndarray(self, value: np.ndarray[Any, Any], depth: int) -> str:
         del depth
         if value.dtype.hasobject or value.dtype.kind == "V":
             raise UnsupportedTrajectory("an array of Python objects or records is not plain data")
         self._spend(value.nbytes // BYTES_A_NODE)
-        return {"$ndarray": [value.dtype.str, list(value.shape), _base64(np.ascontiguousarray(value).tobytes())]}
+        shape = ",".join(map(str, value.shape))
+        return f'{{"$ndarray":["{value.dtype.str}",[{shape}],{_base64(np.ascontiguousarray(value).tobytes())}]}}'
 
-    _TAGGED: Mapping[type, Callable[[_Encoder, Any, int], Any]] = {
-        tuple: lambda self, value, depth: self._items("$tuple", value, depth),
-        set: lambda self, value, depth: self._items("$set", value, depth),
-        frozenset: lambda self, value, depth: self._items("$frozenset", value, depth),
-        OrderedDict: lambda self, value, depth: {"$ordered": self._pairs(value, depth)},
-        bytes: lambda self, value, depth: {"$bytes": _base64(value)},
-        bytearray: lambda self, value, depth: {"$bytearray": _base64(value)},
-        timedelta: lambda self, value, depth: {"$timedelta": [value.days, value.seconds, value.microseconds]},
-        datetime: lambda self, value, depth: {
-            "$datetime": [value.isoformat(), value.fold] if value.fold else value.isoformat()
-        },
-        date: lambda self, value, depth: {"$date": value.isoformat()},
-        complex: lambda self, value, depth: {
-            "$complex": [self.encode(value.real, depth), self.encode(value.imag, depth)]
-        },
+    def _complex(self, value: complex, depth: int) -> str:
+        return f'{{"$complex":[{self.encode(value.real, depth)},{self.encode(value.imag, depth)}]}}'
+
+    _BY_TYPE: Mapping[type, Callable[[_Encoder, Any, int], str]] = {
+        float: _float,
+        dict: _dict,
+        list: _list,
+        tuple: lambda self, value, depth: f'{{"$tuple":{self._list(value, depth)}}}',
+        set: lambda self, value, depth: self._set("$set", value, depth),
+        frozenset: lambda self, value, depth: self._set("$frozenset", value, depth),
+        OrderedDict: lambda self, value, depth: f'{{"$ordered":{self._pairs(value, depth)}}}',
+        bytes: lambda self, value, depth: f'{{"$bytes":{_base64(value)}}}',
+        bytearray: lambda self, value, depth: f'{{"$bytearray":{_base64(value)}}}',
+        timedelta: _timedelta,
+        datetime: lambda self, value, depth: (
+            f'{{"$datetime":["{value.isoformat()}",{value.fold}]}}'
+            if value.fold
+            else f'{{"$datetime":"{value.isoformat()}"}}'
+        ),
+        date: lambda self, value, depth: f'{{"$date":"{value.isoformat()}"}}',
+        complex: _complex,
         np.ndarray: _ndarray,
     }
 

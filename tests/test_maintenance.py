@@ -162,7 +162,7 @@ def test_ingest_goes_on_after_compact(small_raw: Path, small_lake: Path, interle
     first = Path(shutil.copytree(small_raw, tmp_path / "raw"))
     later = [path for path in sorted(first.glob("*.pickle")) if path.stem != "broken"][1]
     later.rename(tmp_path / later.name)
-    ingest(first, tmp_path / "lake", IngestOptions(task_bytes=1))
+    ingest(first, tmp_path / "lake", IngestOptions(task_seconds=0))
     compact(tmp_path / "lake")
     vacuum(tmp_path / "lake", NOW)
     (tmp_path / later.name).rename(later)

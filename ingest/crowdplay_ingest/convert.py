@@ -7,8 +7,10 @@ agent lies under its key "step" in the row of the first agent.
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +33,10 @@ __all__ = ["ConvertedEpisode", "convert"]
 
 _MISSING = object()
 _INT32 = range(-(2**31), 2**31)
+# The machine makes these types and no subclasses of them.
+_INTEGERS = frozenset({int, *(np.dtype(code).type for code in "bBhHiIlLqQ")})
+_FLOATS = frozenset({float, np.float16, np.float32, np.float64})
+_BOOLS = frozenset({bool, np.bool_})
 # Integers that a DOUBLE column holds exactly.
 _EXACT = 2**53
 # What a row of `steps` takes at least while it waits: its RAM, and Python's numbers and lists.
@@ -38,6 +44,7 @@ _ROW_BYTES = 512
 # Rows that take as much are put away before there are enough of them for a piece of the usual size.
 _MUCH = 32 * 2**20
 
+_INT_ALONE = {int}
 _STATISTICS = ("task_callables", "episode_callables")
 _BY_AGENT = ("action", "action_step_iter", "reward", "done", "user_type")
 _KNOWN = {"prev_obs", "step_iter", "info", *_BY_AGENT, *_STATISTICS}
@@ -67,6 +74,23 @@ def convert(
     Raises UnsupportedTrajectory, with the step, where something cannot be kept whole, and LimitExceeded where the
     rows, all of which are held until the last step is known to be sound, would take more than ``limits`` allow.
     """
+    with _without_cycle_search():
+        return _convert(steps, limits, keyframe_interval).finish(episode_id, game)
+
+
+@contextmanager
+def _without_cycle_search() -> Iterator[None]:
+    """Steps hold no cycles, and make so many containers that the search for some takes 3 % of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _convert(steps: Iterable[object], limits: Limits, keyframe_interval: int) -> _Converter:
     converter: _Converter | None = None
     for index, step in enumerate(steps):
         try:
@@ -81,19 +105,19 @@ def convert(
             raise type(error)(error.reason, index) from error
     if converter is None:
         raise UnsupportedTrajectory("the trajectory is empty")
-    return converter.finish(episode_id, game)
+    return converter
 
 
-def _as_int(value: object) -> int | None:
+def _as_int(value: Any) -> int | None:
     """A whole number that an INT32 column holds, else None. Bools are not numbers here."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+    if type(value) not in _INTEGERS:
         return None
     number = int(value)
     return number if number in _INT32 else None
 
 
 def _variant(observation: object) -> str:
-    if isinstance(observation, Mapping):
+    if isinstance(observation, dict):
         return "full"
     if isinstance(observation, np.ndarray):
         return "gym" if observation.ndim == 3 and observation.shape[-1] == 3 else "rollout"
@@ -103,7 +127,7 @@ def _variant(observation: object) -> str:
 class _Converter:
     def __init__(self, first: dict[str, Any], limits: Limits, keyframe_interval: int) -> None:
         observations = first.get("prev_obs")
-        if not isinstance(observations, Mapping) or not observations:
+        if not isinstance(observations, dict) or not observations:
             raise UnsupportedTrajectory("no prev_obs: a step holds the frame of each agent there")
         for agent in observations:
             if not isinstance(agent, str) or agent == ALL_AGENTS or not is_storable(agent):
@@ -116,6 +140,12 @@ class _Converter:
         self.max_steps = limits.max_steps
         self.held = Held(limits.max_episode_bytes)
         self.rows = {agent: AgentRows() for agent in self.agents}
+        columns = (self._action, self._action_step_iter, self._reward, self._done, self._user_type)
+        # Each field's column, and the keys that it has a place for.
+        self.fields = [
+            (key, column, {*self.agents, "__all__"} if key == "done" else set(self.agents))
+            for key, column in zip(_BY_AGENT, columns, strict=True)
+        ]
         self.flushed = 0  # steps that are in pieces
         self.step_iter: list[int | None] = []
         self.done_all: list[bool | None] = []
@@ -125,8 +155,8 @@ class _Converter:
 
     def _reward_type(self, first: Mapping[str, Any]) -> str:
         rewards = first.get("reward")
-        reward = rewards.get(self.agents[0]) if isinstance(rewards, Mapping) else None
-        return "float" if isinstance(reward, float | np.floating) else "int"
+        reward = rewards.get(self.agents[0]) if isinstance(rewards, dict) else None
+        return "float" if type(reward) in _FLOATS else "int"
 
     def add(self, step: dict[str, Any]) -> None:
         self._make_room()
@@ -150,9 +180,9 @@ class _Converter:
     # Frames
 
     def _frame(self, observations: Any, agent: str) -> npt.NDArray[np.uint8]:
-        observation = observations.get(agent, _MISSING) if isinstance(observations, Mapping) else _MISSING
+        observation = observations.get(agent, _MISSING) if isinstance(observations, dict) else _MISSING
         if self.variant == "full":
-            observation = observation.get("image", _MISSING) if isinstance(observation, Mapping) else _MISSING
+            observation = observation.get("image", _MISSING) if isinstance(observation, dict) else _MISSING
         if not isinstance(observation, np.ndarray):
             raise UnsupportedTrajectory(f"no frame of agent {agent!r} in prev_obs")
         return observation
@@ -160,7 +190,7 @@ class _Converter:
     def _add_frames(self, step: Mapping[str, Any], extra: Mapping[str, dict[str, Any]]) -> None:
         observations = step.get("prev_obs")
         frames = [self._frame(observations, agent) for agent in self.agents]
-        if isinstance(observations, Mapping) and len(observations) > len(self.agents):
+        if isinstance(observations, dict) and len(observations) > len(self.agents):
             raise UnsupportedTrajectory(f"new agents appear: {sorted(set(map(str, observations)) - set(self.agents))}")
         if self.variant == "full":
             for agent in self.agents:
@@ -190,32 +220,30 @@ class _Converter:
     def _add_agent_fields(
         self, step: Mapping[str, Any], extra: Mapping[str, dict[str, Any]], of_step: dict[str, Any]
     ) -> None:
-        for key in _BY_AGENT:
+        for key, column, known in self.fields:
             value = step.get(key, _MISSING)
-            by_agent = value if isinstance(value, Mapping) else {}
-            column = getattr(self, f"_{key}")
-            for agent in self.agents:
+            by_agent = value if isinstance(value, dict) else {}
+            for agent, rows in self.rows.items():
                 raw = by_agent.get(agent, _MISSING)
                 kept, exact = column(raw)
-                getattr(self.rows[agent], key).append(kept)
+                getattr(rows, key).append(kept)
                 if raw is not _MISSING and not exact:
                     extra[agent][key] = raw
-            known = {*self.agents, "__all__"} if key == "done" else set(self.agents)
             if value is not _MISSING and (type(value) is not dict or not value.keys() <= known or not value):
                 # Not a plain dict over the agents: kept as it is, and it wins over the columns.
                 of_step[key] = value
         self._add_done_all(step.get("done"), of_step)
 
     def _add_done_all(self, done: object, of_step: dict[str, Any]) -> None:
-        done_all = done.get("__all__", _MISSING) if isinstance(done, Mapping) else _MISSING
-        is_bool = isinstance(done_all, bool | np.bool_)
+        done_all = done.get("__all__", _MISSING) if isinstance(done, dict) else _MISSING
+        is_bool = type(done_all) in _BOOLS
         self.done_all.append(bool(done_all) if is_bool else None)
         if done_all is not _MISSING and not is_bool:
             of_step["done"] = done
 
     def _action(self, raw: object) -> tuple[int | None, bool]:
         if self.variant == "full":
-            if isinstance(raw, Mapping):
+            if isinstance(raw, dict):
                 number = _as_int(raw.get("game"))
                 return number, number is not None and len(raw) == 1 and type(raw) is dict
             return _as_int(raw), False
@@ -229,10 +257,10 @@ class _Converter:
 
     _user_type = _action_step_iter
 
-    def _reward(self, raw: object) -> tuple[float | None, bool]:
-        if isinstance(raw, bool | np.bool_) or not isinstance(raw, int | float | np.integer | np.floating):
+    def _reward(self, raw: Any) -> tuple[float | None, bool]:
+        is_float = type(raw) in _FLOATS
+        if not is_float and type(raw) not in _INTEGERS:
             return None, False
-        is_float = isinstance(raw, float | np.floating)
         exact = is_float == (self.reward_type == "float") and (is_float or abs(int(raw)) <= _EXACT)
         try:
             return float(raw), exact
@@ -241,14 +269,14 @@ class _Converter:
 
     @staticmethod
     def _done(raw: object) -> tuple[bool | None, bool]:
-        is_bool = isinstance(raw, bool | np.bool_)
+        is_bool = type(raw) in _BOOLS
         return (bool(raw) if is_bool else None), is_bool
 
     # Info and statistics
 
     def _add_info(self, step: Mapping[str, Any], extra: Mapping[str, dict[str, Any]], of_step: dict[str, Any]) -> None:
         info = step.get("info", _MISSING)
-        by_agent = info if isinstance(info, Mapping) else {}
+        by_agent = info if isinstance(info, dict) else {}
         for agent in self.agents:
             self._add_agent_info(agent, by_agent.get(agent, _MISSING), extra[agent])
         is_plain = type(info) is dict and not any(type(own) is OrderedDict for own in info.values())
@@ -257,7 +285,7 @@ class _Converter:
 
     def _add_agent_info(self, agent: str, info: object, extra: dict[str, Any]) -> None:
         rows = self.rows[agent]
-        others = dict(info) if isinstance(info, Mapping) else {}
+        others = dict(info) if isinstance(info, dict) else {}
         lives = _as_int(others.get("ale.lives"))
         if lives is not None:
             del others["ale.lives"]
@@ -267,7 +295,7 @@ class _Converter:
             del others["RAM"]
         rows.ram += bytes(RAM_BYTES) if ram is None else ram
         rows.has_ram.append(ram is not None)
-        if info is not _MISSING and not isinstance(info, Mapping):
+        if info is not _MISSING and not isinstance(info, dict):
             extra["info"] = info
         elif others or (info is not _MISSING and lives is None and ram is None):
             extra["info"] = others
@@ -337,7 +365,7 @@ def _is_frame_limit(game: str, done: FirstDone | None) -> bool:
 
 def _ram_bytes(ram: object) -> bytes | None:
     """The 128 bytes of a RAM list, or None where it is anything else."""
-    if not isinstance(ram, list) or len(ram) != RAM_BYTES or not all(type(byte) is int for byte in ram):
+    if type(ram) is not list or len(ram) != RAM_BYTES or set(map(type, ram)) != _INT_ALONE:
         return None
     try:
         return bytes(ram)

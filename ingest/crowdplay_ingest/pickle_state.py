@@ -37,7 +37,7 @@ class Limits:
     """Longest single string, bytes or frame."""
     max_step_bytes: int = 64 * 2**20
     """Longest step in the file, and again the memory that its constructions may take beyond that."""
-    max_opcodes_per_step: int = 4 * 2**20
+    max_opcodes_per_step: int = 2 * 2**20
     """Bytes of a step outside of long strings, so at most this many opcodes."""
     max_depth: int = 100
     """Marks open at once."""
@@ -45,6 +45,8 @@ class Limits:
     """Entries of the memo at once."""
     max_memo_bytes: int = 256 * 2**20
     """Memory of what is remembered from step to step (text, dtypes)."""
+    max_file_bytes: int = 64 * 2**30
+    """Longest pickle, decompressed. 100,000 steps of two players with a screen each are 20 GB."""
     max_steps: int = 2**20
     """Steps of one episode. CrowdPlay stops at 100,000."""
     max_agents: int = 64
@@ -118,6 +120,7 @@ class Machine:
         "payload",
         "ready",
         "sealed",
+        "spent",
         "split",
         "stack",
     )
@@ -133,6 +136,7 @@ class Machine:
         self.forgotten = 0  # how many were stored before
         self.memo_bytes = 0
         self.sealed: dict[int, Any] = {}  # containers that are shared by now, by id
+        self.spent: list[str] = []  # texts of this step that only spelled bytes
         self.ready: deque[Any] = deque()  # items that are whole, to be handed out
         self.split = False  # items above the open mark have been handed out already
         self.charged = 0  # memory that this step takes beyond its bytes
@@ -149,17 +153,20 @@ class Machine:
     def forget(self) -> None:
         """A step is over: drop its memo entries, but for text and the like, which later steps refer to."""
         memo = self.memo
+        # Protocols 0 to 2 write bytes as text, made for that and used once. Of a single character there is but one.
+        spent = {id(text) for text in self.spent if len(text) > 1}
         for index in self.fresh:
             value = memo.get(index)
-            if type(value) in _MAY_RECUR and _recurs(value):
-                self.memo_bytes += retained_size(value)
-            else:
+            if type(value) not in _MAY_RECUR or not _recurs(value) or id(value) in spent:
                 memo.pop(index, None)
+            else:
+                self.memo_bytes += retained_size(value)
         if self.memo_bytes > self.limits.max_memo_bytes:
             raise LimitExceeded(f"more than {self.limits.max_memo_bytes:,} bytes of text to remember")
         self.forgotten += len(self.fresh)
         self.fresh.clear()
         self.sealed.clear()
+        self.spent.clear()
         self.charged = 0
         self.payload = 0
 
@@ -211,15 +218,17 @@ class Machine:
         self.stack = self.outer.pop()
         return items
 
-    def join(self, size: int) -> None:
-        """Replace the ``size`` topmost objects with their tuple."""
+    def join(self, size: int) -> tuple[Any, ...]:
+        """Replace the ``size`` topmost objects with their tuple, and return that."""
         stack = self.stack
         items = stack[-size:]
         if len(items) < size:
             if self.split and len(self.outer) == 1:
                 raise UnsupportedTrajectory("the steps are tuples, expected dicts")
             raise BrokenPickle("the stack is empty")
-        stack[-size:] = [make_tuple(items)]
+        made = make_tuple(items)
+        stack[-size:] = [made]
+        return made
 
     def fill_list(self, items: list[Any], position: int) -> None:
         """Append to the list on top of the stack."""
@@ -252,7 +261,7 @@ class Machine:
                 refuse_inert([value])
             target[key] = value
 
-    def take(self, buffer: bytes, start: int, size: int) -> bytes:
+    def take(self, buffer: bytearray, start: int, size: int) -> bytes:
         """A long argument, and its bytes booked as payload."""
         if size > self.limits.max_item_bytes:
             raise LimitExceeded(f"a string of {size:,} bytes, more than {self.limits.max_item_bytes:,}")
@@ -260,16 +269,19 @@ class Machine:
         if end > self.end:
             raise NeedMore(end)
         self.payload += size
-        return buffer[start:end]
+        if size < _LONGEST_NAME:
+            return bytes(buffer[start:end])
+        with memoryview(buffer) as view:
+            return bytes(view[start:end])  # copied once
 
-    def take_line(self, buffer: bytes, start: int, limit: int) -> tuple[bytes, int]:
+    def take_line(self, buffer: bytearray, start: int, limit: int) -> tuple[bytes, int]:
         """A text argument without its newline, and the position behind that."""
         end = buffer.find(b"\n", start, min(start + limit + 1, self.end))
         if end < 0:
             if self.end - start > limit:
                 raise LimitExceeded(f"a line of more than {limit:,} bytes")
             raise NeedMore(self.end + 1)
-        return buffer[start:end], end + 1
+        return bytes(buffer[start:end]), end + 1
 
 
 def make_tuple(items: list[Any]) -> tuple[Any, ...]:

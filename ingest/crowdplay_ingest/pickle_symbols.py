@@ -50,11 +50,12 @@ class PendingArray:
 class DType:
     """An element type: named by REDUCE, usable once BUILD has told its byte order."""
 
-    __slots__ = ("_dtype", "_number_size", "code")
+    __slots__ = ("_dtype", "_number_size", "_numbers", "code")
 
     def __init__(self, code: str) -> None:
         self.code = code
         self._dtype: np.dtype[Any] | None = None
+        self._numbers: dict[bytes, np.generic] = {}  # scalars made lately: rewards and scores repeat
         self._number_size = -1  # of an element, if it is a number and the state is known
 
     def build(self, state: object) -> None:
@@ -89,7 +90,11 @@ class DType:
     def scalar(self, data: bytes) -> np.generic:
         """The numpy scalar with these bytes."""
         if len(data) == self._number_size:  # the usual case, without ceremony: numbers may have any bytes
-            number: np.generic = np.frombuffer(data, self._dtype)[0]
+            number = self._numbers.get(data)
+            if number is None:
+                if len(self._numbers) == _NUMBERS_KEPT:
+                    self._numbers.clear()
+                number = self._numbers[data] = np.frombuffer(data, self._dtype)[0]
             return number
         if self.dtype.itemsize == 0 and data == b"":
             return np.zeros(1, self.dtype)[0]  # type: ignore[no-any-return]
@@ -109,6 +114,7 @@ INERT = frozenset({Symbol, PendingArray, DType, ArgumentTuple})
 # Numbers up to 64 bits, and text of a stated length. No objects, no structures, nothing platform-dependent.
 _CODE = re.compile(r"b1|[iu][1248]|f[248]|[SU](?:0|[1-9]\d{0,7})")
 _MAX_DIMENSIONS = 32
+_NUMBERS_KEPT = 512
 _MAX_DIMENSION = 2**31
 _MAX_CODE_POINT = 0x10FFFF
 
@@ -204,7 +210,7 @@ def _ordered_dict(args: tuple[Any, ...], charge: Charge) -> OrderedDict[Any, Any
 
 
 def _timedelta(args: tuple[Any, ...], charge: Charge) -> datetime.timedelta:
-    if len(args) != 3 or any(type(arg) is not int for arg in args):
+    if len(args) != 3 or not (type(args[0]) is int and type(args[1]) is int and type(args[2]) is int):
         raise BrokenPickle("a timedelta is not made of days, seconds and microseconds")
     return datetime.timedelta(*args)
 
@@ -231,7 +237,7 @@ def _date(args: tuple[Any, ...], charge: Charge) -> datetime.date:
     return datetime.date(int.from_bytes(b[:2], "big"), b[2], b[3])
 
 
-def _encode(args: tuple[Any, ...], charge: Charge) -> bytes:
+def latin1_bytes(args: tuple[Any, ...], charge: Charge) -> bytes:
     """How protocols 0 to 2 write bytes: as text that names the same numbers."""
     if len(args) != 2 or type(args[0]) is not str or args[1] not in ("latin1", "latin-1"):
         raise UnsafePickle("_codecs.encode is asked for something other than latin1")
@@ -311,7 +317,7 @@ CONSTRUCTIONS: dict[Symbol, Construction] = {
     Symbol("datetime", "timedelta"): _timedelta,
     Symbol("datetime", "datetime"): _datetime,
     Symbol("datetime", "date"): _date,
-    Symbol("_codecs", "encode"): _encode,
+    Symbol("_codecs", "encode"): latin1_bytes,
 }
 """What a symbol makes of its arguments (REDUCE). Another kind of data is a function and a line here."""
 

@@ -17,10 +17,10 @@ from .pickle_state import Machine
 MARGIN = 1024
 """Bytes a buffer holds beyond any opcode that is run: the longest short argument, or a run of small ints."""
 
-Handler = Callable[[Machine, bytes, int], int]
+Handler = Callable[[Machine, bytearray, int], int]
 
 
-def _unknown(machine: Machine, buffer: bytes, pos: int) -> int:
+def _unknown(machine: Machine, buffer: bytearray, pos: int) -> int:
     raise BrokenPickle(f"byte 0x{buffer[pos - 1]:02x} is no opcode")
 
 

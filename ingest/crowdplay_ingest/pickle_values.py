@@ -19,7 +19,7 @@ _APPENDS = ord("e")
 
 def _constant(code: bytes, name: str, value: Any) -> None:
     @opcode(code, name)
-    def push(machine: Machine, buffer: bytes, pos: int) -> int:
+    def push(machine: Machine, buffer: bytearray, pos: int) -> int:
         machine.stack.append(value)
         return pos
 
@@ -28,7 +28,7 @@ def _number(code: bytes, name: str, layout: str) -> None:
     unpack, size = struct.Struct(layout).unpack_from, struct.calcsize(layout)
 
     @opcode(code, name, size)
-    def push(machine: Machine, buffer: bytes, pos: int) -> int:
+    def push(machine: Machine, buffer: bytearray, pos: int) -> int:
         machine.stack.append(unpack(buffer, pos)[0])
         return pos + size
 
@@ -37,7 +37,7 @@ def _sized(code: bytes, name: str, width: int, decode: Callable[[bytes], Any] | 
     """Strings with a length in front; a negative length (of the old signed ones) reads as a huge one."""
 
     @opcode(code, name, width)
-    def push(machine: Machine, buffer: bytes, pos: int) -> int:
+    def push(machine: Machine, buffer: bytearray, pos: int) -> int:
         start = pos + width
         size = int.from_bytes(buffer[pos:start], "little")
         data = machine.take(buffer, start, size)
@@ -49,7 +49,7 @@ def _text(code: bytes, name: str, decode: Callable[[Machine, bytes], Any], is_nu
     """Values written as a line of text (protocol 0)."""
 
     @opcode(code, name)
-    def push(machine: Machine, buffer: bytes, pos: int) -> int:
+    def push(machine: Machine, buffer: bytearray, pos: int) -> int:
         # Reading a number in decimal takes quadratic time; each byte is 2.4 digits.
         limit = 3 * machine.limits.max_int_bytes if is_number else machine.limits.max_item_bytes
         line, end = machine.take_line(buffer, pos, limit)
@@ -121,7 +121,7 @@ _text(b"S", "STRING", _decode_string_line, is_number=False)
 
 
 @opcode(b"K", "BININT1", 1)
-def _binint1(machine: Machine, buffer: bytes, pos: int) -> int:
+def _binint1(machine: Machine, buffer: bytearray, pos: int) -> int:
     if buffer[pos + 1] != _BININT1:
         machine.stack.append(buffer[pos])
         return pos + 1
@@ -142,7 +142,7 @@ def _binint1(machine: Machine, buffer: bytes, pos: int) -> int:
     return end
 
 
-def _push_int(machine: Machine, buffer: bytes, start: int, size: int) -> int:
+def _push_int(machine: Machine, buffer: bytearray, start: int, size: int) -> int:
     if size < 0:
         raise BrokenPickle("an integer of negative length")
     if size > machine.limits.max_int_bytes:
@@ -152,10 +152,10 @@ def _push_int(machine: Machine, buffer: bytes, start: int, size: int) -> int:
 
 
 @opcode(b"\x8a", "LONG1", 1)
-def _long1(machine: Machine, buffer: bytes, pos: int) -> int:
+def _long1(machine: Machine, buffer: bytearray, pos: int) -> int:
     return _push_int(machine, buffer, pos + 1, buffer[pos])
 
 
 @opcode(b"\x8b", "LONG4", 4)
-def _long4(machine: Machine, buffer: bytes, pos: int) -> int:
+def _long4(machine: Machine, buffer: bytearray, pos: int) -> int:
     return _push_int(machine, buffer, pos + 4, int.from_bytes(buffer[pos : pos + 4], "little", signed=True))
