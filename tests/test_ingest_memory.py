@@ -13,8 +13,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from long_episode import LongEpisode, write
 
+from benchmarks.long_episode import LongEpisode, write
 from crowdplay_ingest.convert import convert
 from crowdplay_ingest.machine import Limits, iter_items
 from crowdplay_ingest.pipeline import ingest

@@ -68,7 +68,7 @@ class _Template:
         steps = [_step(names) for _ in range(HEAD + 2)]
         data = pickle.dumps(steps, 3)
         begins, depth = [], 0
-        found = list(pickletools.genops(data))
+        found: list[tuple[Any, Any, int]] = [(op, arg, at or 0) for op, arg, at in pickletools.genops(data)]
         for opcode, _, position in found:
             if opcode.name == "EMPTY_DICT" and depth == 1:
                 begins.append(position)
