@@ -3,6 +3,7 @@
 ::
 
     CrowdPlayLakeError
+    ├── CannotWrite                      the lake's disk, or the one of temporary files, takes nothing more
     ├── InvalidArgument (ValueError)     an argument that cannot mean anything here
     ├── UnknownName (LookupError)        no such thing; names the nearest that exist
     │   ├── UnknownAgent
@@ -35,6 +36,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BrokenPickle",
+    "CannotWrite",
     "CrowdPlayLakeError",
     "InvalidArgument",
     "InvalidLake",
@@ -61,6 +63,9 @@ __all__ = [
 ]
 
 
+LONGEST_REASON = 1_000
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3, least: float = 0.5) -> list[str]:
     """The known names most like ``name`` (0 to 1), best first; all of them where they are few."""
     name = str(name)
@@ -82,6 +87,10 @@ def did_you_mean(names: Iterable[str]) -> str:
 
 class CrowdPlayLakeError(Exception):
     """Base of all errors of this software."""
+
+
+class CannotWrite(CrowdPlayLakeError):
+    """The disk is full, or may not be written to."""
 
 
 class InvalidArgument(CrowdPlayLakeError, ValueError):
@@ -182,9 +191,10 @@ class RawDataError(CrowdPlayLakeError):
     """
 
     def __init__(self, reason: str, step: int | None = None) -> None:
-        self.reason = reason
+        # It may quote the file, and is printed and kept.
+        self.reason = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"
         self.step = step
-        super().__init__(reason if step is None else f"step {step}: {reason}")
+        super().__init__(self.reason if step is None else f"step {step}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[RawDataError], tuple[str, int | None]]:
         # Errors travel from workers to the process that commits.

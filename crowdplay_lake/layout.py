@@ -22,6 +22,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,7 @@ import pyarrow.parquet as pq
 
 from .errors import InvalidLake
 from .schema import COMMITS, TABLES, Table
-from .storage import AnyPath, make_folder, remove
+from .storage import AnyPath, make_folder, naming, remove
 
 __all__ = ["LakePaths", "Part", "PartWriter", "open_parquet", "read_rows", "write_parts"]
 
@@ -110,7 +111,8 @@ class _Sink(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         self._digest.update(data)
-        return self._file.write(data)
+        with naming(self._file.name):
+            return self._file.write(data)
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
@@ -138,17 +140,21 @@ class PartWriter:
         spool = tempfile.NamedTemporaryFile
         self._file: IO[bytes] = self._path.open("wb") if isinstance(self._path, Path) else spool(suffix=PART_SUFFIX)
         self._sink = _Sink(self._file)
-        self._writer = pq.ParquetWriter(
-            self._sink,
-            table.stored_schema,
-            compression="zstd",
-            compression_level=COMPRESSION_LEVEL,
-            use_dictionary=dictionary,
-            column_encoding=dict(table.encodings) or None,
-            write_statistics=statistics,
-            store_schema=False,
-            data_page_size=1 << 20,
-        )
+        try:
+            self._writer = pq.ParquetWriter(
+                self._sink,
+                table.stored_schema,
+                compression="zstd",
+                compression_level=COMPRESSION_LEVEL,
+                use_dictionary=dictionary,
+                column_encoding=dict(table.encodings) or None,
+                write_statistics=statistics,
+                store_schema=False,
+                data_page_size=1 << 20,
+            )
+        except BaseException:
+            self._remove()
+            raise
 
     def write(self, rows: pa.Table) -> None:
         """Append ``rows`` (the stored columns, sorted) as row groups of the table's size."""
@@ -160,7 +166,8 @@ class PartWriter:
     def close(self) -> Part:
         """Finish the part; what is wrong with the disk shows here at the latest."""
         self._writer.close()
-        self._file.flush()
+        with naming(self._file.name):
+            self._file.flush()
         size = self._file.tell()
         if not isinstance(self._path, Path):
             self._path.fs.put_file(self._file.name, self._path.path)
@@ -170,12 +177,16 @@ class PartWriter:
 
     def discard(self) -> None:
         """Remove what was written."""
-        try:
+        # Where the disk is full, no footer is written, and nothing that waits to be.
+        with suppress(OSError, pa.ArrowException):
             self._writer.close()
-        finally:
+        self._remove()
+
+    def _remove(self) -> None:
+        with suppress(OSError):
             self._file.close()
-            if isinstance(self._path, Path):
-                remove(self._path)
+        if isinstance(self._path, Path):
+            remove(self._path)
 
     def __enter__(self) -> PartWriter:
         return self
