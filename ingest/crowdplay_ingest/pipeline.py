@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from crowdplay_lake.commit import Change, Writer, writing
 from crowdplay_lake.errors import InvalidArgument, RawDataError
 from crowdplay_lake.keywords import is_storable
-from crowdplay_lake.parts import rewritten
+from crowdplay_lake.rewrite import moved
 
 from .catalog import Catalog, Sorted
 from .machine import Limits
@@ -74,6 +74,7 @@ class IngestSummary:
     replaced: int
     changed_files: tuple[str, ...]  # whose bytes have changed, and which the lake keeps as they were
     duplicates: tuple[tuple[str, str], ...]  # (file taken, file of the same episode elsewhere)
+    removed: int  # files of episodes that were taken out of the lake on purpose: they stay out
     without_metadata: int
     without_trajectory: int
     rejected: tuple[Rejection, ...]
@@ -268,7 +269,7 @@ class _Run:
     def _commit(self, results: Sequence[TaskResult]) -> None:
         rows = [row for result in results for row in result.episodes]
         replaced = {row["episode_id"] for row in rows} & self.replacing
-        changes = rewritten(self.writer, self.catalog.episodes, self.catalog.moving, replaced)
+        changes = moved(self.writer, self.catalog.episodes, self.catalog.moving, replaced)
         for result in results:
             for table, parts in result.parts.items():
                 changes.setdefault(table, Change()).add += parts
@@ -308,11 +309,12 @@ class _Run:
             replaced=self.replaced,
             changed_files=() if self.options.replace else tuple(file.name for file in found.changed),
             duplicates=tuple(source.duplicates),
+            removed=len(found.removed),
             without_metadata=sum(
                 f.episode_id in episodes and episodes[f.episode_id]["environment_id"] is None for f in files
             ),
             without_trajectory=sum(row["n_steps"] is None for row in episodes.values()),
-            rejected=tuple(self.catalog.rejections([*(file.name for file in files), *metadata_names])),
+            rejected=(*self.catalog.rejections([*(file.name for file in files), *metadata_names]), *found.unreadable),
             commits=self.commits,
             commit=self.writer.snapshot.number,
         )
