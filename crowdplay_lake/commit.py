@@ -310,12 +310,13 @@ def _check_place(paths: LakePaths) -> None:
     """Whether a lake is there, or can be made there. Raises InvalidLake."""
     if paths.root.is_file():
         raise InvalidLake(f"{paths.root}: is a file; a lake is a folder")
-    if not paths.root.is_dir() or is_table(paths.commits) or any(is_table(paths.table(name)) for name in TABLES):
+    is_folder = paths.root.is_dir()
+    if is_folder and (is_table(paths.commits) or any(is_table(paths.table(name)) for name in TABLES)):
         return
+    for above in paths.root.parents:
+        if isinstance(above, Path) and (above / COMMITS.name / LOG).is_dir():
+            raise InvalidLake(f"{paths.root}: is inside the lake {above}; name a place outside it")
     # A crash while the lake was made leaves its lock and the folders of its tables.
     ours = {*LOCK_NAMES, *TABLES, COMMITS.name}
-    if any(entry.name not in ours for entry in paths.root.iterdir()):
+    if is_folder and any(entry.name not in ours for entry in paths.root.iterdir()):
         raise InvalidLake(f"{paths.root}: is a folder with something else in it; name an empty or a new one")
-    for above in paths.root.parents:
-        if isinstance(above, Path) and is_table(LakePaths(above).commits):
-            raise InvalidLake(f"{paths.root}: is inside the lake {above}; name a place outside it")
