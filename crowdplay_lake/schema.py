@@ -236,7 +236,7 @@ REJECTED = Table(
     "rejected",
     "raw file that was refused",
     (
-        Column("name", _TEXT, "the file, or the file and the value inside it"),
+        Column("name", _TEXT, "the file, or the file and the value inside it; of what `remove` took out, a hash"),
         Column("bytes", _LONG, "its size"),
         Column("sha256", _TEXT, "its checksum"),
         Column("mtime_ns", _LONG, "its time of change when it was read"),

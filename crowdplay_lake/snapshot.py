@@ -158,8 +158,13 @@ def _commit_parts(paths: LakePaths) -> list[AnyPath]:
     except TableNotFoundError:
         return []
     except DeltaError as error:
-        raise InvalidLake(f"{paths.root}: the table of commits cannot be read: {error}") from error
+        raise InvalidLake(f"{paths.root}: the table of commits cannot be read: {_first_line(error)}") from error
     return [paths.part(COMMITS.name, name) for name in sorted(names)]
+
+
+def _first_line(error: DeltaError) -> str:
+    # Some carry a page of where in Delta they arose.
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _commit_rows(paths: LakePaths, commit: int | None) -> list[dict[str, Any]]:
