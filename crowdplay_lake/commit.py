@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from os import PathLike
@@ -27,6 +27,7 @@ from .checksums import LOG, logs_between, read_checksums, recorded_commits, writ
 from .errors import InvalidArgument, InvalidLake, LakeBusy, nearest
 from .layout import PART_SUFFIX, LakePaths, Part, PartWriter, write_parts
 from .lock import LOCK_NAMES, Hold, locked
+from .remote_faults import told
 from .schema import COMMITS, FORMAT_VERSION, TABLES, Table
 from .snapshot import Snapshot, commit_name, delta_table, history, is_table, open_snapshot
 from .storage import address, as_path, files_below, make_folder, remove
@@ -292,18 +293,24 @@ def writing(root: str | PathLike[str] | UPath, wait: float = 10.0) -> Iterator[W
     and what a crash left half-done is put right here.
     """
     paths = LakePaths(as_path(root))
-    _check_place(paths)
-    make_folder(paths.root)
-    with locked(paths.root, wait) as hold:
-        if not is_table(paths.commits):
-            _create(paths)
-        snapshot = open_snapshot(paths.root)
-        _recover(snapshot)
-        _complete_checksums(snapshot)
-        writer = Writer(snapshot, hold)
-        if hold.crashed:
-            writer.remove_leftovers()
-        yield writer
+    with nullcontext() if isinstance(paths.root, Path) else told(str(paths.root)):
+        _check_place(paths)
+        make_folder(paths.root)
+        with locked(paths.root, wait) as hold:
+            yield _prepared(paths, hold)
+
+
+def _prepared(paths: LakePaths, hold: Hold) -> Writer:
+    """A writer of a lake that is whole: what a crash left half-done is put right."""
+    if not is_table(paths.commits):
+        _create(paths)
+    snapshot = open_snapshot(paths.root)
+    _recover(snapshot)
+    _complete_checksums(snapshot)
+    writer = Writer(snapshot, hold)
+    if hold.crashed:
+        writer.remove_leftovers()
+    return writer
 
 
 def _check_place(paths: LakePaths) -> None:

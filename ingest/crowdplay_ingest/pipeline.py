@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from crowdplay_lake.commit import Change, Writer, writing
 from crowdplay_lake.errors import InvalidArgument, RawDataError
 from crowdplay_lake.keywords import is_storable
+from crowdplay_lake.remote_faults import shown
 from crowdplay_lake.rewrite import moved
 
 from .catalog import Catalog, Sorted
 from .machine import Limits
 from .metadata import Metadata, read_metadata
 from .sources import MetadataFile, RawFile, Source, open_metadata, open_source
-from .stored import local_path, shown
+from .stored import local_path
 from .tasks import Rejection, Task, TaskResult, plan, work_of
 from .workers import Workers, dask_executor, on_executor, on_processes, run_tasks, this_process
 
