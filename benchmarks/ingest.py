@@ -10,7 +10,6 @@ No figure is printed unless the lake gave back an episode of each protocol as `p
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from crowdplay_ingest.pipeline import ingest
 from crowdplay_ingest.recorder import RecordingOptions, record, sample_plan
 from crowdplay_lake import CrowdPlayLakeError, Lake
 
-from . import crowdplay_way
+from . import crowdplay_way, memory
 from .long_episode import LongEpisode, write
 from .machine import cores, processor, stay_on_one_core, versions
 from .measuring import decompress, timed
@@ -100,7 +99,7 @@ def speed(protocol: int, folder: Path, work: Path, turns: int, say: Console) -> 
 def peak_of_ingest(raw: Path, lake: Path) -> int:
     """MiB that this process, which does nothing else, has at most."""
     ingest(raw, lake)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return memory.peak() // 2**20
 
 
 def peak(steps: int, work: Path) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from os import PathLike
@@ -28,6 +28,7 @@ from .checksums import LOG, logs_between, read_checksums, recorded_commits, writ
 from .errors import InvalidArgument, InvalidLake, LakeBusy, nearest
 from .layout import PART_SUFFIX, LakePaths, Part, PartWriter, write_parts
 from .lock import LOCK_NAMES, Hold, locked
+from .remote_faults import told
 from .schema import COMMITS, FORMAT_VERSION, TABLES, Table
 from .snapshot import Snapshot, commit_name, delta_table, history, is_table, open_snapshot
 from .storage import address, as_path, cannot_write, files_below, make_folder, remove
@@ -321,11 +322,12 @@ def writing(root: str | PathLike[str] | UPath, wait: float = 10.0) -> Iterator[W
     and what a crash left half-done is put right here.
     """
     paths = LakePaths(as_path(root))
-    _check_place(paths)
-    try:
+    is_local = isinstance(paths.root, Path)
+    with _told_if_full(paths), nullcontext() if is_local else told(str(paths.root)):
+        _check_place(paths)
         make_folder(paths.root)
         with locked(paths.root, wait) as hold:
-            writer = _recovered(paths, hold)
+            writer = _prepared(paths, hold)
             try:
                 yield writer
             except BaseException:
@@ -334,14 +336,20 @@ def writing(root: str | PathLike[str] | UPath, wait: float = 10.0) -> Iterator[W
                 writer.remove_leftovers()
                 hold.unclean = False
                 raise
+
+
+@contextmanager
+def _told_if_full(paths: LakePaths) -> Iterator[None]:
+    try:
+        yield
     except (OSError, DeltaError) as error:
         if explained := cannot_write(paths.root, error):
             raise explained from error
         raise
 
 
-def _recovered(paths: LakePaths, hold: Hold) -> Writer:
-    """A writer on the lake, which is made if there is none and put right where a crash left something half-done."""
+def _prepared(paths: LakePaths, hold: Hold) -> Writer:
+    """A writer of a lake that is whole: what a crash left half-done is put right."""
     if not is_table(paths.commits):
         _create(paths)
     snapshot = open_snapshot(paths.root)
@@ -357,12 +365,13 @@ def _check_place(paths: LakePaths) -> None:
     """Whether a lake is there, or can be made there. Raises InvalidLake."""
     if paths.root.is_file():
         raise InvalidLake(f"{paths.root}: is a file; a lake is a folder")
-    if not paths.root.is_dir() or is_table(paths.commits) or any(is_table(paths.table(name)) for name in TABLES):
+    is_folder = paths.root.is_dir()
+    if is_folder and (is_table(paths.commits) or any(is_table(paths.table(name)) for name in TABLES)):
         return
+    for above in paths.root.parents:
+        if isinstance(above, Path) and (above / COMMITS.name / LOG).is_dir():
+            raise InvalidLake(f"{paths.root}: is inside the lake {above}; name a place outside it")
     # A crash while the lake was made leaves its lock and the folders of its tables.
     ours = {*LOCK_NAMES, *TABLES, COMMITS.name}
-    if any(entry.name not in ours for entry in paths.root.iterdir()):
+    if is_folder and any(entry.name not in ours for entry in paths.root.iterdir()):
         raise InvalidLake(f"{paths.root}: is a folder with something else in it; name an empty or a new one")
-    for above in paths.root.parents:
-        if isinstance(above, Path) and is_table(LakePaths(above).commits):
-            raise InvalidLake(f"{paths.root}: is inside the lake {above}; name a place outside it")

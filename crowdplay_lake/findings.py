@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-__all__ = ["Finding", "Progress", "VerifyReport", "silent"]
+__all__ = ["Finding", "Progress", "VerifyReport", "first_line", "silent"]
 
 # Told (what is being done, how much of it is done, how much there is).
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -14,6 +14,11 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:
     """The progress that says nothing."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that some libraries add to it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)

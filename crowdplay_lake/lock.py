@@ -141,7 +141,7 @@ def _turns(folder: UPath) -> list[int]:
 
 
 def _take(folder: UPath, wait: float) -> tuple[_Lease, bool]:
-    """The next turn, once the last one is let go of or has no holder: (the lease, whether its holder did not end well)."""
+    """The next turn, once the last one is let go of or has no holder: (the lease, whether the holder ended badly)."""
     began = changed = time.monotonic()
     seen: dict[str, Any] = {}
     while True:

@@ -118,7 +118,7 @@ def _small_changes(writer: Writer, plan: Removal) -> dict[str, Change]:
     ids = (*plan.episodes, *plan.environments, *plan.users, *plan.participants)
     # The name of a raw file, or of a value in the metadata, holds the ids.
     others = [row for row in rejected.to_pylist() if not any(one in row["name"] for one in ids)]
-    kept = {row["name"]: row for row in [*_marks(plan), *others]}
+    kept = {(row["source"], row["name"]): row for row in [*_marks(plan), *others]}
     changes["rejected"] = writer.replacement("rejected", pa.Table.from_pylist(list(kept.values()), rejected.schema))
     return changes
 
@@ -136,7 +136,7 @@ def _marks(plan: Removal) -> list[dict[str, Any]]:
     }
     now = datetime.now(UTC)
     names = [removal_mark(kind, one) for kind, ids in kinds.items() for one in ids]
-    return [{"name": name, "bytes": None, "reason": REASON, "time": now} for name in names]
+    return [{"source": "", "name": name, "bytes": None, "reason": REASON, "time": now} for name in names]
 
 
 def _rewrite(writer: Writer, plan: Removal, changes: dict[str, Change], progress: Progress) -> None:

@@ -1,22 +1,25 @@
-"""Episodes from parts into new parts of the same game: some of them, and in the order of their ids."""
+"""Episodes from parts into new parts: some of a game's, in the order of their ids, or those of another game."""
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 
-from .commit import Change
-from .layout import LakePaths, Part
+from .commit import Change, Writer
+from .games import ACTION_MEANINGS, is_frame_limit
+from .layout import LakePaths, Part, read_rows
 from .parts import EpisodeRows, GameWriter
 from .reading import EpisodeReader, in_order
-from .schema import FRAMES, STEPS
+from .schema import FRAMES, RAM_COLUMNS, STEPS
 from .snapshot import Snapshot
 
-__all__ = ["Pair", "pairs_of", "replace_pairs", "rewritten"]
+__all__ = ["Pair", "moved", "pairs_of", "replace_pairs", "rewritten"]
 
 Row = MutableMapping[str, Any]
 
@@ -61,6 +64,71 @@ def rewritten(
                 tell(row["n_steps"])
         parts.close(added)
     return added
+
+
+def moved(
+    writer: Writer, episodes: Mapping[str, Row], games: Mapping[str, str], gone: Collection[str] = ()
+) -> dict[str, Change]:
+    """Move episodes to the partitions of other ``games`` (by id), and leave out the rows of those that are ``gone``.
+
+    The parts they lie in are written anew, for the episodes that stay in them too. ``episodes`` (all rows of the
+    table, by id) is brought up to date, but for those that are gone.
+    """
+    snapshot = writer.snapshot
+    rows = _sharing_parts([r for r in episodes.values() if r["n_steps"] is not None], {*games, *gone})
+    left = {STEPS.name: {r["steps_part"] for r in rows}, FRAMES.name: {r["frames_part"] for r in rows}}
+    changes = {t: Change([], [p for p in snapshot.parts(t) if p.path in paths]) for t, paths in left.items()}
+    added: dict[str, list[Part]] = {STEPS.name: [], FRAMES.name: []}
+    reader = EpisodeReader(snapshot.paths)
+    staying = sorted((row for row in rows if row["episode_id"] not in gone), key=_game_and_id)
+    for game, group in itertools.groupby(staying, key=lambda row: str(row["game"])):
+        with GameWriter(snapshot.paths, game) as parts:
+            for row in group:
+                whole = reader.read(row)
+                if row["episode_id"] in games:
+                    row.update(_of_game(game, row, snapshot.paths))
+                row.update(parts.write(whole))
+            parts.close(added)
+    for table, parts_of_table in added.items():
+        changes[table].add += parts_of_table
+    return changes
+
+
+def _sharing_parts(rows: Sequence[Row], ids: Collection[str]) -> list[Row]:
+    """The rows of these episodes, and of all that lie in the same parts, or in the same as those."""
+    steps: set[str] = set()
+    frames: set[str] = set()
+    found: list[Row] = []
+    more = [row for row in rows if row["episode_id"] in ids]
+    while len(more) > len(found):
+        found = more
+        steps |= {row["steps_part"] for row in found}
+        frames |= {row["frames_part"] for row in found}
+        more = [row for row in rows if row["steps_part"] in steps or row["frames_part"] in frames]
+    return found
+
+
+def _game_and_id(row: Row) -> tuple[str, str]:
+    return row["game"], row["episode_id"]
+
+
+def _of_game(game: str, row: Row, paths: LakePaths) -> dict[str, Any]:
+    """What the game decides: the names of the actions, and whether an end with lives left is the game's own."""
+    limits = []
+    n = row["n_steps"]
+    columns = ["lives", "done_all", *RAM_COLUMNS]
+    for agent, step, at_limit in zip(row["agents"], row["first_done_step"], row["frame_limit_reached"], strict=True):
+        if step is not None:
+            first = row["steps_first_row"] + sorted(row["agents"]).index(agent) * n
+            _, own = read_rows(paths, STEPS.name, row["steps_part"], first, first + step + 1, columns)
+            ram = own.select(RAM_COLUMNS).slice(step, 1).to_pylist()[0].values()
+            known = None if None in ram else np.array(list(ram), np.uint8)
+            everybody = own["done_all"][step].as_py()
+            *before, lives = own["lives"].to_pylist()
+            at_limit = bool(everybody) and is_frame_limit(game, step, lives, 0 in before, known)
+        limits.append(at_limit)
+    meanings = ACTION_MEANINGS.get(game)
+    return {"frame_limit_reached": limits, "action_meanings": None if meanings is None else list(meanings)}
 
 
 def replace_pairs(pairs: Iterable[Pair], added: Mapping[str, Sequence[Part]]) -> dict[str, Change]:

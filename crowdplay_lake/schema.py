@@ -237,7 +237,7 @@ REJECTED = Table(
     "raw file that was refused",
     (
         Column("source", _TEXT, "the folder, archive or address it was found in"),
-        Column("name", _TEXT, "the file there, or the file and the value inside it"),
+        Column("name", _TEXT, "the file there, or the file and a value inside it; of what `remove` took out, a hash"),
         Column("bytes", _LONG, "its size"),
         Column("sha256", _TEXT, "its checksum"),
         Column("stamp", _TEXT, "what tells a change of it; null where it is to be tried again anyway"),

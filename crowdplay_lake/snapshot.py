@@ -17,6 +17,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from .errors import InvalidLake, did_you_mean, nearest
 from .layout import LakePaths, Part, open_parquet
+from .remote_faults import told
 from .schema import COMMITS, FORMAT_VERSION, TABLES
 from .storage import AnyPath, address, as_path
 
@@ -150,16 +151,27 @@ def _no_lake(root: AnyPath) -> str:
 
 def _commit_parts(paths: LakePaths) -> list[AnyPath]:
     """The parts of the table of commits: one a commit, named by its number."""
-    if isinstance(paths.commits, Path) and not paths.commits.is_dir():
-        return []
+    if isinstance(paths.commits, Path):
+        if not paths.commits.is_dir():
+            return []
+    else:
+        # Whether it can be reached at all is asked here: what Delta says of it is long, and comes late.
+        with told(str(paths.root)):
+            if not paths.commits.fs.exists(f"{paths.commits.path}/_delta_log"):
+                return []
     try:
         # By name: the addresses that Delta gives are percent-encoded, folders above the lake among them.
         names = [uri.rpartition("/")[2] for uri in delta_table(paths.commits).file_uris()]
     except TableNotFoundError:
         return []
     except DeltaError as error:
-        raise InvalidLake(f"{paths.root}: the table of commits cannot be read: {error}") from error
+        raise InvalidLake(f"{paths.root}: the table of commits cannot be read: {_first_line(error)}") from error
     return [paths.part(COMMITS.name, name) for name in sorted(names)]
+
+
+def _first_line(error: DeltaError) -> str:
+    # Some carry a page of where in Delta they arose.
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _commit_rows(paths: LakePaths, commit: int | None) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .checksums import LOG, file_sha256, read_list, recorded_commits, write_list
 from .commit import Writer, writing
 from .errors import InvalidArgument, InvalidLake
-from .findings import Progress, silent
+from .findings import Progress, first_line, silent
 from .layout import PART_SUFFIX, LakePaths
 from .schema import COMMITS, TABLES
 from .snapshot import Snapshot, commit_name, delta_table, history
@@ -146,8 +146,8 @@ def _needed(commits: Iterable[Snapshot]) -> set[str]:
                     needed.update(f"{table}/{part.path}" for part in commit.parts(table))
                 except Exception as error:
                     raise InvalidLake(
-                        f"{commit.paths.root}: commit {commit.number} cannot be opened ({error}); nothing was removed,"
-                        f" look at it with: crowdplay-lake verify {commit.paths.root}"
+                        f"{commit.paths.root}: commit {commit.number} cannot be opened ({first_line(error)});"
+                        f" nothing was removed, look at it with: crowdplay-lake verify {commit.paths.root}"
                     ) from error
     return needed
 

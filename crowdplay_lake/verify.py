@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from .checksums import LAST_CHECKPOINT, LOG, file_sha256, read_list, recorded_commits
 from .errors import CrowdPlayLakeError
-from .findings import Finding, Progress, VerifyReport, silent
+from .findings import Finding, Progress, VerifyReport, first_line, silent
 from .layout import PART_SUFFIX, LakePaths
 from .lock import LOCK_NAMES
 from .schema import COMMITS, TABLES
@@ -53,6 +53,7 @@ class _Verification:
         self.lists: set[int] = set()  # the commits that have a list
         self.lists_whole = True
         self.damaged: set[str] = set()
+        self.unopened: set[str] = set()  # tables
 
     def run(self) -> VerifyReport:
         self._read_lists()
@@ -70,9 +71,16 @@ class _Verification:
         self._check_lists(commits)
         self._check_parts(commits)
         self._note_left_overs(self._versions(last))
-        if not any(self._is_log_damaged(name) for name in TABLES):
-            verify_rows(last, self.damaged, self.report, self.progress)
+        if not self.unopened and not any(self._is_log_damaged(name) for name in TABLES):
+            self._verify_rows(last)
         return self.report
+
+    def _verify_rows(self, last: Snapshot) -> None:
+        try:
+            verify_rows(last, self.damaged, self.report, self.progress)
+        except Exception as error:
+            # A log that no list names, of the newest commit, may say anything.
+            self._found(f"its rows cannot be looked at: {first_line(error)}", commit=last.number)
 
     def _found(self, problem: str, file: str | None = None, commit: int | None = None) -> None:
         self.report.findings.append(Finding(problem, file, commit=commit))
@@ -150,7 +158,7 @@ class _Verification:
         try:
             return history(self.paths.root)
         except Exception as error:
-            self._found(f"cannot be opened: {error}", COMMITS.name)
+            self._found(f"cannot be opened: {first_line(error)}", COMMITS.name)
             return []
 
     def _check_lists(self, commits: Iterable[Snapshot]) -> None:
@@ -182,12 +190,13 @@ class _Verification:
                 try:
                     parts = commit.parts(table)
                 except Exception as error:
-                    self._found(f"cannot be opened: {error}", table, commit.number)
+                    self.unopened.add(table)
+                    self._found(f"cannot be opened: {first_line(error)}", table, commit.number)
                     continue
                 for part in parts:
                     name = f"{table}/{part.path}"
                     if name not in self.damaged | named.keys() and self.files.get(name, part.size) != part.size:
-                        self._found(f"has {self.files[name]:,} bytes, the log says {part.size:,}", name)
+                        self._found(f"has {self.files[name]} bytes, the log says {part.size}", name)
                     named.setdefault(name, commit.number)
         for name, number in named.items():
             if name not in self.files and name not in self.sums:
@@ -196,6 +205,7 @@ class _Verification:
                 self._found("no checksum was recorded for it", name, number)
 
     def _versions(self, last: Snapshot) -> dict[str, int]:
+        """The version of every table in the last commit, the table of commits among them."""
         return {**last.versions, COMMITS.name: int(delta_table(self.paths.commits).version())}
 
     def _note_left_overs(self, versions: Mapping[str, int]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from .content import content_hash
 from .errors import CrowdPlayLakeError
-from .findings import Finding, Progress, VerifyReport
+from .findings import Finding, Progress, VerifyReport, first_line
 from .layout import Part, open_parquet
 from .parts import EpisodeRows
 from .pixels import Screen, change_log, screens_of
@@ -61,7 +61,7 @@ def _small_tables(snapshot: Snapshot, damaged: Set[str], found: Found) -> dict[s
         try:
             rows = snapshot.read(name)
         except (CrowdPlayLakeError, OSError, pa.ArrowException, LookupError) as error:
-            found(Finding(f"cannot be read: {error}", table=name))
+            found(Finding(f"cannot be read: {first_line(error)}", table=name))
             continue
         tables[name] = rows
         keys = rows.group_by(list(spec.sort)).aggregate([([], "count_all")])
@@ -77,10 +77,10 @@ def _is_readable(snapshot: Snapshot, part: Part, found: Found) -> bool:
         file = open_parquet(snapshot.paths.part(part.table, part.path))
         rows, columns = file.metadata.num_rows, file.schema_arrow.names
     except (CrowdPlayLakeError, OSError, pa.ArrowException) as error:
-        found(Finding(f"cannot be read: {error}", name))
+        found(Finding(f"cannot be read: {first_line(error)}", name))
         return False
     if rows != part.rows:
-        found(Finding(f"has {rows:,} rows, the log says {part.rows:,}", name))
+        found(Finding(f"has {rows} rows, the log says {part.rows}", name))
     if missing := [column for column in TABLES[part.table].stored_schema.names if column not in columns]:
         found(Finding(f"has no column {missing[0]}", name))
     return rows == part.rows and not missing
@@ -174,7 +174,7 @@ def _verify_episode(reader: EpisodeReader, row: Row, found: Found) -> None:
         frames = [check.frames(pieces, index) for index, pieces in enumerate(whole.frames)]
         computed = content_hash(EpisodeRows(check.steps(whole.steps), frames), row)
     except (CrowdPlayLakeError, OSError, ValueError, pa.ArrowException) as error:
-        found(Finding(f"cannot be read: {error}", None, STEPS.name, row["episode_id"]))
+        found(Finding(f"cannot be read: {first_line(error)}", None, STEPS.name, row["episode_id"]))
         return
     check.compare_first_done()
     if computed != row["content_hash"]:

@@ -9,7 +9,6 @@ import itertools
 import pickle
 import random
 import re
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +16,7 @@ from multiprocessing import get_context
 
 import pytest
 
+from benchmarks.memory import peak
 from crowdplay_ingest.compression import open_decompressed
 from crowdplay_ingest.machine import Limits, iter_items
 from crowdplay_lake.errors import BrokenPickle, LimitExceeded, RawDataError
@@ -99,9 +99,9 @@ def test_a_bomb_is_refused_at_once(compression: str, name: str) -> None:
 
 def growth(packed: bytes, compression: str) -> int:
     """Bytes that this process has grown by at most, to refuse a file."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     items(packed, compression)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return peak() - before
 
 
 def test_bombs_are_refused_in_little_memory() -> None:

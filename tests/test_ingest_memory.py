@@ -6,7 +6,6 @@ Each measurement is a process of its own, whose peak the system tells.
 from __future__ import annotations
 
 import io
-import resource
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.long_episode import LongEpisode, write
+from benchmarks.memory import peak
 from crowdplay_ingest.convert import convert
 from crowdplay_ingest.machine import Limits, iter_items
 from crowdplay_ingest.pipeline import ingest
@@ -24,11 +24,6 @@ from crowdplay_lake.layout import LakePaths
 from crowdplay_lake.parts import GameWriter
 
 MIB = 2**20
-
-
-def peak() -> int:
-    """Bytes of memory that this process had at most."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def converted(folder: Path, steps: int, episodes: int) -> int:

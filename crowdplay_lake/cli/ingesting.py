@@ -129,6 +129,8 @@ def _print_summary(summary: IngestSummary, lake: Any) -> None:
         lines.append(f"already there: {summary.unchanged:,} episodes")
     if summary.replaced:
         lines.append(f"replaced: {summary.replaced:,} episodes whose files had changed")
+    if summary.removed:
+        lines.append(f"left out: {summary.removed:,} episodes that were removed from this lake")
     if summary.without_metadata:
         lines.append(f"without metadata: {summary.without_metadata:,} episodes, filed under game 'unknown'")
     if summary.without_trajectory:

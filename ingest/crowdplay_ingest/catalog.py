@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from crowdplay_lake.commit import Change, Writer
+from crowdplay_lake.errors import RawDataError
+from crowdplay_lake.removal import is_removed
 from crowdplay_lake.schema import EPISODES, KEYWORD_DATA, TABLES, UNKNOWN, Table
 
 from .metadata import Metadata
@@ -29,6 +31,8 @@ class Sorted:
     new: list[RawFile] = field(default_factory=list)
     unchanged: list[RawFile] = field(default_factory=list)
     changed: list[RawFile] = field(default_factory=list)  # other bytes than the lake has
+    unreadable: list[Rejection] = field(default_factory=list)  # the lake has them, and can't tell whether they changed
+    removed: list[RawFile] = field(default_factory=list)  # taken out of the lake on purpose
     refused: list[RawFile] = field(default_factory=list)  # as they were when they were refused
 
 
@@ -45,6 +49,8 @@ class Catalog:
         self.rejected: dict[tuple[str, str], Row] = {
             (row["source"], row["name"]): row for row in writer.snapshot.read("rejected").to_pylist()
         }
+        self._marks = {name for _, name in self.rejected if name.startswith("removed ")}
+        self._left_out = self._leave_out_removed()
         self._complete_environments(game)
         self._game = game
         # Episodes whose game the metadata tells otherwise than when they were ingested, and the game.
@@ -61,8 +67,14 @@ class Catalog:
         for file in files:
             known = self.episodes.get(file.episode_id)
             refused = self.rejected.get((self._source, file.name))
-            if known is not None and known["n_steps"] is not None:
-                (found.changed if self._has_changed(file, known, rehash) else found.unchanged).append(file)
+            if file.episode_id in self._left_out or is_removed("episode", file.episode_id, self._marks):
+                found.removed.append(file)
+            elif known is not None and known["n_steps"] is not None:
+                try:
+                    (found.changed if self._has_changed(file, known, rehash) else found.unchanged).append(file)
+                except (OSError, RawDataError) as error:
+                    reason = f"cannot be read again ({error}); the lake keeps what it has"
+                    found.unreadable.append(Rejection(file.name, file.size, None, None, reason))
             elif refused is not None and not retry_rejected and _is_as_it_was(file, refused):
                 found.refused.append(file)
             else:
@@ -134,6 +146,27 @@ class Catalog:
                 told["game"] = self._game
             return {**known, **_completed(told, known), "episode_id": episode_id}
         return dict(known)
+
+    def _leave_out_removed(self) -> set[str]:
+        """Take what was removed from the lake out of the metadata, too. Returns the episodes that it was of."""
+        if not self._marks:
+            return set()
+        told = self._metadata
+        environments = {name for name in told.environments if is_removed("environment", name, self._marks)}
+        gone = {
+            user_id: row["environment_id"]
+            for user_id, row in told.users.items()
+            if row["environment_id"] in environments
+            or is_removed("participant", row["permanent_user_id"] or "", self._marks)
+        }
+        environments |= {*gone.values()} - {None}
+        episodes = {
+            episode_id
+            for episode_id, environment_id in told.environment_of.items()
+            if environment_id in environments or is_removed("episode", episode_id, self._marks)
+        }
+        told.leave_out(episodes, environments, gone)
+        return episodes
 
     def _complete_environments(self, game: str | None) -> None:
         """What the metadata leaves out of an environment, it has not taken back: an earlier run's values stay."""

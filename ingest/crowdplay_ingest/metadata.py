@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -61,6 +61,16 @@ class Metadata:
     def refused(self) -> list[RefusedValue]:
         """What could not be taken."""
         return list(self.refusals.values())
+
+    def leave_out(self, episodes: Container[str], environments: Container[str], users: Container[str]) -> None:
+        """Forget these, by id, and what is said of them."""
+        self.environment_of = {k: v for k, v in self.environment_of.items() if k not in episodes}
+        self.keyword_data = {k: v for k, v in self.keyword_data.items() if k[0] not in episodes}
+        self.environments = {k: v for k, v in self.environments.items() if k not in environments}
+        self.environment_keyword_data = {
+            k: v for k, v in self.environment_keyword_data.items() if k[0] not in environments
+        }
+        self.users = {k: v for k, v in self.users.items() if k not in users}
 
     def episode_columns(self, episode_id: str) -> dict[str, Any]:
         """What the `episodes` table takes from the metadata."""

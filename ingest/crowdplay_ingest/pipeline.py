@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from crowdplay_lake.commit import Change, Writer, writing
 from crowdplay_lake.errors import InvalidArgument, RawDataError
 from crowdplay_lake.keywords import is_storable
-from crowdplay_lake.parts import rewritten
+from crowdplay_lake.remote_faults import shown
+from crowdplay_lake.rewrite import moved
 
 from .catalog import Catalog, Sorted
 from .machine import Limits
 from .metadata import Metadata, read_metadata
 from .sources import MetadataFile, RawFile, Source, open_metadata, open_source
-from .stored import local_path, shown
+from .stored import local_path
 from .tasks import Rejection, Task, TaskResult, plan, work_of
 from .workers import Workers, dask_executor, on_executor, on_processes, run_tasks, this_process
 
@@ -74,6 +75,7 @@ class IngestSummary:
     replaced: int
     changed_files: tuple[str, ...]  # whose bytes have changed, and which the lake keeps as they were
     duplicates: tuple[tuple[str, str], ...]  # (file taken, file of the same episode elsewhere)
+    removed: int  # files of episodes that were taken out of the lake on purpose: they stay out
     without_metadata: int
     without_trajectory: int
     rejected: tuple[Rejection, ...]
@@ -268,7 +270,7 @@ class _Run:
     def _commit(self, results: Sequence[TaskResult]) -> None:
         rows = [row for result in results for row in result.episodes]
         replaced = {row["episode_id"] for row in rows} & self.replacing
-        changes = rewritten(self.writer, self.catalog.episodes, self.catalog.moving, replaced)
+        changes = moved(self.writer, self.catalog.episodes, self.catalog.moving, replaced)
         for result in results:
             for table, parts in result.parts.items():
                 changes.setdefault(table, Change()).add += parts
@@ -308,11 +310,12 @@ class _Run:
             replaced=self.replaced,
             changed_files=() if self.options.replace else tuple(file.name for file in found.changed),
             duplicates=tuple(source.duplicates),
+            removed=len(found.removed),
             without_metadata=sum(
                 f.episode_id in episodes and episodes[f.episode_id]["environment_id"] is None for f in files
             ),
             without_trajectory=sum(row["n_steps"] is None for row in episodes.values()),
-            rejected=tuple(self.catalog.rejections([*(file.name for file in files), *metadata_names])),
+            rejected=(*self.catalog.rejections([*(file.name for file in files), *metadata_names]), *found.unreadable),
             commits=self.commits,
             commit=self.writer.snapshot.number,
         )

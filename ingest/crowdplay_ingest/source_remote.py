@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from crowdplay_lake.errors import CrowdPlayLakeError, InvalidArgument, MissingExtra
+from crowdplay_lake.remote_faults import shown, translated
 
-from .remote_faults import translated
-from .stored import Listing, StoredFile, is_wanted, shown
+from .stored import Listing, StoredFile, is_wanted
 
 __all__ = ["RangedFile", "checked_uri", "list_remote", "open_remote", "stat_remote"]
 

@@ -15,8 +15,9 @@ from bisect import bisect_right
 from typing import BinaryIO
 
 from crowdplay_lake.errors import BrokenPickle, InvalidArgument, LimitExceeded, UnsupportedTrajectory
+from crowdplay_lake.remote_faults import shown
 
-from .stored import Listing, StoredFile, ZipMember, is_wanted, shown
+from .stored import Listing, StoredFile, ZipMember, is_wanted
 
 __all__ = ["list_zip", "open_member"]
 

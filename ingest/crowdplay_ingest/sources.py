@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from crowdplay_lake.errors import InvalidArgument, UnknownPath
+from crowdplay_lake.remote_faults import shown
 
 from .raw_files import MetadataFile, OpenRawFile, RawFile
 from .source_folder import list_folder, stat_file
@@ -26,7 +27,6 @@ from .stored import (
     StoredFile,
     is_archive,
     local_path,
-    shown,
     split_name,
 )
 

@@ -19,7 +19,6 @@ __all__ = [
     "is_remote",
     "is_wanted",
     "local_path",
-    "shown",
     "split_name",
 ]
 
@@ -83,13 +82,6 @@ def local_path(location: str) -> Path | None:
     if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost"):
         return None
     return Path(url2pathname(parts.path))
-
-
-def shown(location: str) -> str:
-    """A location as it may be shown: the query of a URL may be a signature, and so a secret."""
-    if location.lower().startswith(("http://", "https://")):
-        return location.partition("?")[0].partition("#")[0]
-    return location
 
 
 def split_name(name: str) -> tuple[str, str] | None:

@@ -7,11 +7,13 @@ exceptions is the class, the HTTP status and S3's error code, never the text.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from .stored import shown
+from .errors import CrowdPlayLakeError
 
-__all__ = ["translated"]
+__all__ = ["shown", "told", "translated"]
 
 _NO_CREDENTIALS = (
     "no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; "
@@ -27,6 +29,36 @@ _UNREACHABLE = {
     "s3": "the storage cannot be reached: check the network, AWS_ENDPOINT_URL and AWS_REGION",
     "http": "the server cannot be reached: check the address and the network",
 }
+
+
+# Whose exceptions say what is wrong with a remote place.
+_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec", "deltalake", "_internal", "builtins")
+
+
+def shown(location: str) -> str:
+    """A location as it may be shown: the query of a URL may be a signature, and so a secret."""
+    if location.lower().startswith(("http://", "https://")):
+        return location.partition("?")[0].partition("#")[0]
+    return location
+
+
+@contextmanager
+def told(uri: str) -> Iterator[None]:
+    """What goes wrong with the remote place at ``uri`` in here becomes an `OSError` in our words."""
+    try:
+        yield
+    except CrowdPlayLakeError:
+        raise
+    except Exception as error:
+        is_ours = isinstance(error, OSError) and isinstance(error.filename, str)
+        if is_ours or type(error).__module__.split(".")[0] not in _LIBRARIES or not _is_remote(error):
+            raise
+        raise translated(error, uri) from error
+
+
+def _is_remote(error: Exception) -> bool:
+    """Whether an exception, of a library that has others too, is about a remote place."""
+    return isinstance(error, OSError) or not type(error).__module__.startswith("builtins")
 
 
 def translated(error: Exception, uri: str) -> OSError:
