@@ -60,6 +60,7 @@ __all__ = [
     "WorkersLost",
     "did_you_mean",
     "nearest",
+    "printable",
 ]
 
 
@@ -83,6 +84,18 @@ def did_you_mean(names: Iterable[str]) -> str:
     """The end of a message that names what might have been meant; empty where there is nothing."""
     listed = " or ".join(map(repr, names))
     return f"; did you mean {listed}?" if listed else ""
+
+
+def printable(text: str, keep: str = "", longest: int = 2_000) -> str:
+    """``text`` for a terminal: what a stranger's file says may not move the cursor or begin a line of its own.
+
+    ``keep``: characters that may stay though they are no print.
+    """
+    if len(text) > longest:
+        text = f"{text[:longest]}…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 class CrowdPlayLakeError(Exception):

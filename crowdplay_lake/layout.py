@@ -37,7 +37,7 @@ from .errors import InvalidLake
 from .schema import COMMITS, TABLES, Table
 from .storage import AnyPath, make_folder, naming, remove
 
-__all__ = ["LakePaths", "Part", "PartWriter", "open_parquet", "read_rows", "write_parts"]
+__all__ = ["LakePaths", "Part", "PartWriter", "is_partition", "open_parquet", "read_rows", "write_parts"]
 
 COMPRESSION_LEVEL = 9
 # Columns of a row group that are kept for the next reader: some 65,000 rows of them take a few MB at most.
@@ -91,6 +91,16 @@ class Part:
         """Delta's statistics of the part, as JSON. No least and largest values: logs are kept, and would keep the ids
         of people and episodes that were removed. Parts have them in their footers."""
         return json.dumps({"numRecords": self.rows})
+
+
+# What Hive, and Delta after it, writes for a partition without a value.
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+_LONGEST_FOLDER = 200
+
+
+def is_partition(value: str) -> bool:
+    """Whether a table can have a partition of this value: not where no file system takes its folder's name."""
+    return len(value) > 0 and value != _NO_VALUE and len(partition_folder("", value)) <= _LONGEST_FOLDER
 
 
 def partition_folder(key: str, value: str) -> str:

@@ -1,4 +1,6 @@
-"""Runs mutated recordings through ingest, in a process of its own: `python fuzzing.py SEEDS WORK KIND SEED CASES SECONDS`.
+"""Runs mutated recordings through ingest, in a process of its own.
+
+    python fuzzing.py SEEDS WORK KIND SEED CASES SECONDS
 
 An audit hook refuses whatever ingest of such a file has no business with. The last line of stdout is a report as JSON.
 """
@@ -194,9 +196,7 @@ class Values(Databases):
                 changed = chance.choice([changed] * 8 + ["text", 7])
                 database.execute(f"UPDATE {table} SET value = ? WHERE rowid = ?", (changed, rowid))
             if chance.random() < 0.3:
-                odd = chance.choice(
-                    ["", "\x1b[2J", "a\nb", "..", "x" * 5_000, "'", '"', "\ud800".encode(errors="replace")]
-                )
+                odd = chance.choice(["", "\x1b[2J", "a\nb", "..", "x" * 5_000, "'", '"', "\u202e"])
                 database.execute(f"UPDATE {table} SET key = ? WHERE rowid = ?", (odd, rows[0][0]))
         database.close()
         self.file = MetadataFile(stat_file(self.path, "dataset.sqlite"))

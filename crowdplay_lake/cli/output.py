@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..errors import printable
+
 __all__ = [
     "Output",
     "as_json",
@@ -103,7 +105,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_cell, value))
     # Square brackets are mark-up to rich, and data here.
-    return str(value).replace("[", "\\[")
+    return printable(str(value), keep="\n\t", longest=1 << 20).replace("[", "\\[")
 
 
 def human_bytes(size: int) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crowdplay_lake.errors import InvalidLake, RawDataError
+from crowdplay_lake.errors import InvalidLake, RawDataError, printable
 from crowdplay_lake.layout import LakePaths, Part
 from crowdplay_lake.parts import GameWriter
 from crowdplay_lake.schema import FRAMES, STEPS
@@ -49,7 +49,7 @@ class Rejection:
 
     def __str__(self) -> str:
         where = "" if self.step is None else f" at step {self.step}"
-        return f"{self.name}{where}: {self.reason}"
+        return printable(f"{self.name}{where}: {self.reason}")
 
 
 @dataclass(frozen=True)
