@@ -31,7 +31,7 @@ def bytes_of(size: str) -> int:
     unit = text[-1:] if text[-1:] in _UNITS else ""
     try:
         return round(float(text.removesuffix(unit)) * _UNITS[unit])
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InvalidArgument(f"{size!r} is no size; write it like 1.5GiB or 512MiB") from error
 
 
