@@ -553,7 +553,6 @@ def test_verify_compact_and_vacuum_on_object_storage(bucket: str, small_lake: Pa
     opened = Lake(lake)
     assert [(e.episode_id, e._row["content_hash"]) for e in opened.episodes()] == expected
     assert remove(lake, [expected[0][0]]).commit == opened.commit + 1
-    vacuum(lake, NOW)
     name = fs.glob(f"{lake}/frames/game=breakout/*.parquet")[0]
     data = bytearray(fs.cat_file(name))
     data[50] ^= 1
