@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, Transaction, create_table_with_add_actions
 
 from .checksums import LOG, logs_between, read_checksums, recorded_commits, write_checksums
@@ -30,7 +31,7 @@ from .lock import LOCK_NAMES, Hold, locked
 from .remote_faults import told
 from .schema import COMMITS, FORMAT_VERSION, TABLES, Table
 from .snapshot import Snapshot, commit_name, delta_table, history, is_table, open_snapshot
-from .storage import address, as_path, files_below, make_folder, remove
+from .storage import address, as_path, cannot_write, files_below, make_folder, remove
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -62,10 +63,11 @@ def _delta_schema(table: Table) -> Schema:
 class Writer:
     """Changes a lake, while it holds the lock. Made by `writing`."""
 
-    def __init__(self, snapshot: Snapshot, hold: Hold) -> None:
+    def __init__(self, snapshot: Snapshot, hold: Hold, versions: Mapping[str, int]) -> None:
         self.snapshot = snapshot
         self.paths = snapshot.paths
         self._hold = hold
+        self._versions = dict(versions)  # the last one of each table
 
     def commit(self, operation: str, changes: Mapping[str, Change], counts: Mapping[str, int]) -> Snapshot:
         """Make ``changes`` visible, all at once. Without a change there is no commit."""
@@ -100,6 +102,14 @@ class Writer:
                 " nothing was changed, run it again"
             )
 
+    def _check_version(self, name: str, version: int, expected: int) -> None:
+        """Delta puts what two commit at once in a row. Here it would mean two writers: raises LakeBusy."""
+        if version != expected:
+            raise LakeBusy(
+                f"{self.paths.root}: somebody else is writing to {name} at the same time; nothing was changed,"
+                " run it again"
+            )
+
     def _committed(self, written: Iterable[Part]) -> Snapshot:
         before, self.snapshot = self.snapshot, open_snapshot(self.paths.root)
         _record_checksums(self.snapshot, before.versions, written)
@@ -126,6 +136,7 @@ class Writer:
 
     def _commit_table(self, name: str, change: Change, number: int) -> int:
         table = delta_table(self.paths.table(name))
+        self._check_version(name, table.version(), self._versions[name])
         table.create_write_transaction(
             [*map(_remove_action, change.remove), *map(_add_action, change.add)],
             "append",
@@ -133,7 +144,10 @@ class Writer:
             partition_by=_partition_by(TABLES[name]),
             commit_properties=CommitProperties(app_transactions=[Transaction(APPLICATION, number)]),
         )
-        return int(delta_table(self.paths.table(name)).version())
+        version = int(delta_table(self.paths.table(name)).version())
+        self._check_version(name, version, self._versions[name] + 1)
+        self._versions[name] = version
+        return version
 
     def _append_row(
         self,
@@ -143,6 +157,7 @@ class Writer:
         counts: Mapping[str, int],
         drop: Iterable[int] = (),
     ) -> Part:
+        self._hold.check()
         part = _write_commit_row(self.paths, number, operation, versions, counts)
         dropped = [Part(COMMITS.name, f"{commit_name(one)}{PART_SUFFIX}", 0, 1) for one in drop]
         delta_table(self.paths.commits).create_write_transaction(
@@ -155,19 +170,27 @@ class Writer:
 
     def remove_leftovers(self) -> int:
         """Remove the parts that no commit names: what a crash, or an interrupted worker, left. Returns their bytes."""
+        if self._hold.is_lost():
+            # What nobody names is somebody else's work.
+            return 0
         recorded = read_checksums(self.paths)
         if not {kept.number for kept in history(self.paths.root)} <= set(recorded_commits(self.paths)):
             # Lists are missing: what a commit named can't be told from what none did.
             return 0
         removed = 0
-        for name in TABLES:
-            known = {part.path for part in self.snapshot.parts(name)}
+        for name in (*TABLES, COMMITS.name):
+            known = {part.path for part in self.snapshot.parts(name)} if name in TABLES else set()
             for path, size in files_below(self.paths.table(name)):
-                is_part = path.endswith(PART_SUFFIX) and not path.startswith(LOG)
-                if is_part and path not in known and f"{name}/{path}" not in recorded:
+                is_ours = _is_begun_log(path) if path.startswith(LOG) else path.endswith(PART_SUFFIX)
+                if is_ours and path not in known and f"{name}/{path}" not in recorded:
                     remove(self.paths.part(name, path))
                     removed += size
         return removed
+
+
+def _is_begun_log(path: str) -> bool:
+    """Whether a file among Delta's logs is one that was never finished."""
+    return path.endswith(".tmp") or "#" in path
 
 
 def _same(before: pa.Table, after: pa.Table) -> bool:
@@ -269,13 +292,19 @@ def _complete_checksums(snapshot: Snapshot) -> None:
     _record_checksums(snapshot, before, [*written, Part(COMMITS.name, row, 0, 1)])
 
 
-def _recover(snapshot: Snapshot) -> None:
-    """Bring every table back to the snapshot: what a crash left beyond it was never visible."""
+def _recover(snapshot: Snapshot) -> dict[str, int]:
+    """Bring every table back to the snapshot: what a crash left beyond it was never visible.
+
+    Returns the last version of each.
+    """
+    last_versions = {}
     for name, version in snapshot.versions.items():
         table = delta_table(snapshot.paths.table(name))
         last_write = table.version()
         if last_write > version and not _restored_to(table, version):
             table.restore(version, ignore_missing_files=True)
+        last_versions[name] = int(table.version())
+    return last_versions
 
 
 def _restored_to(table: DeltaTable, version: int) -> bool:
@@ -293,11 +322,30 @@ def writing(root: str | PathLike[str] | UPath, wait: float = 10.0) -> Iterator[W
     and what a crash left half-done is put right here.
     """
     paths = LakePaths(as_path(root))
-    with nullcontext() if isinstance(paths.root, Path) else told(str(paths.root)):
+    is_local = isinstance(paths.root, Path)
+    with _told_if_full(paths), nullcontext() if is_local else told(str(paths.root)):
         _check_place(paths)
         make_folder(paths.root)
         with locked(paths.root, wait) as hold:
-            yield _prepared(paths, hold)
+            writer = _prepared(paths, hold)
+            try:
+                yield writer
+            except BaseException:
+                # Marked while it is so: this may be interrupted, too.
+                hold.unclean = True
+                writer.remove_leftovers()
+                hold.unclean = False
+                raise
+
+
+@contextmanager
+def _told_if_full(paths: LakePaths) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, DeltaError) as error:
+        if explained := cannot_write(paths.root, error):
+            raise explained from error
+        raise
 
 
 def _prepared(paths: LakePaths, hold: Hold) -> Writer:
@@ -305,11 +353,11 @@ def _prepared(paths: LakePaths, hold: Hold) -> Writer:
     if not is_table(paths.commits):
         _create(paths)
     snapshot = open_snapshot(paths.root)
-    _recover(snapshot)
+    writer = Writer(snapshot, hold, _recover(snapshot))
     _complete_checksums(snapshot)
-    writer = Writer(snapshot, hold)
-    if hold.crashed:
+    if hold.unclean:
         writer.remove_leftovers()
+        hold.unclean = False
     return writer
 
 

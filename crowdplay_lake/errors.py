@@ -3,6 +3,7 @@
 ::
 
     CrowdPlayLakeError
+    ├── CannotWrite                      the lake's disk, or the one of temporary files, takes nothing more
     ├── InvalidArgument (ValueError)     an argument that cannot mean anything here
     ├── UnknownName (LookupError)        no such thing; names the nearest that exist
     │   ├── UnknownAgent
@@ -35,6 +36,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BrokenPickle",
+    "CannotWrite",
     "CrowdPlayLakeError",
     "InvalidArgument",
     "InvalidLake",
@@ -58,7 +60,11 @@ __all__ = [
     "WorkersLost",
     "did_you_mean",
     "nearest",
+    "printable",
 ]
+
+
+LONGEST_REASON = 1_000
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3, least: float = 0.5) -> list[str]:
@@ -80,8 +86,24 @@ def did_you_mean(names: Iterable[str]) -> str:
     return f"; did you mean {listed}?" if listed else ""
 
 
+def printable(text: str, keep: str = "", longest: int = 2_000) -> str:
+    """``text`` for a terminal: what a stranger's file says may not move the cursor or begin a line of its own.
+
+    ``keep``: characters that may stay though they are no print.
+    """
+    if len(text) > longest:
+        text = f"{text[:longest]}…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
 class CrowdPlayLakeError(Exception):
     """Base of all errors of this software."""
+
+
+class CannotWrite(CrowdPlayLakeError):
+    """The disk is full, or may not be written to."""
 
 
 class InvalidArgument(CrowdPlayLakeError, ValueError):
@@ -182,9 +204,10 @@ class RawDataError(CrowdPlayLakeError):
     """
 
     def __init__(self, reason: str, step: int | None = None) -> None:
-        self.reason = reason
+        # It may quote the file, and is printed and kept.
+        self.reason = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"
         self.step = step
-        super().__init__(reason if step is None else f"step {step}: {reason}")
+        super().__init__(self.reason if step is None else f"step {step}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[RawDataError], tuple[str, int | None]]:
         # Errors travel from workers to the process that commits.

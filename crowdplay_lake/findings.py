@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from .errors import printable
+
 __all__ = ["Finding", "Progress", "VerifyReport", "first_line", "silent"]
 
 # Told (what is being done, how much of it is done, how much there is).
@@ -40,7 +42,7 @@ class Finding:
             None if self.episode_id is None else f"episode {self.episode_id}",
             None if self.step is None else f"step {self.step}",
         )
-        return f"{', '.join(place for place in places if place)}: {self.problem}"
+        return printable(f"{', '.join(place for place in places if place)}: {self.problem}")
 
 
 @dataclass

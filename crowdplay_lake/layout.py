@@ -22,6 +22,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,9 +35,9 @@ import pyarrow.parquet as pq
 
 from .errors import InvalidLake
 from .schema import COMMITS, TABLES, Table
-from .storage import AnyPath, make_folder, remove
+from .storage import AnyPath, make_folder, naming, remove
 
-__all__ = ["LakePaths", "Part", "PartWriter", "open_parquet", "read_rows", "write_parts"]
+__all__ = ["LakePaths", "Part", "PartWriter", "is_partition", "open_parquet", "read_rows", "write_parts"]
 
 COMPRESSION_LEVEL = 9
 # Columns of a row group that are kept for the next reader: some 65,000 rows of them take a few MB at most.
@@ -92,6 +93,16 @@ class Part:
         return json.dumps({"numRecords": self.rows})
 
 
+# What Hive, and Delta after it, writes for a partition without a value.
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+_LONGEST_FOLDER = 200
+
+
+def is_partition(value: str) -> bool:
+    """Whether a table can have a partition of this value: not where no file system takes its folder's name."""
+    return len(value) > 0 and value != _NO_VALUE and len(partition_folder("", value)) <= _LONGEST_FOLDER
+
+
 def partition_folder(key: str, value: str) -> str:
     """``game=breakout``; whatever could mean something in a path is escaped, as Hive does."""
     escaped = re.sub(r"[^A-Za-z0-9_. -]", lambda match: "".join(f"%{b:02X}" for b in match[0].encode()), value)
@@ -110,7 +121,8 @@ class _Sink(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         self._digest.update(data)
-        return self._file.write(data)
+        with naming(self._file.name):
+            return self._file.write(data)
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
@@ -138,17 +150,21 @@ class PartWriter:
         spool = tempfile.NamedTemporaryFile
         self._file: IO[bytes] = self._path.open("wb") if isinstance(self._path, Path) else spool(suffix=PART_SUFFIX)
         self._sink = _Sink(self._file)
-        self._writer = pq.ParquetWriter(
-            self._sink,
-            table.stored_schema,
-            compression="zstd",
-            compression_level=COMPRESSION_LEVEL,
-            use_dictionary=dictionary,
-            column_encoding=dict(table.encodings) or None,
-            write_statistics=statistics,
-            store_schema=False,
-            data_page_size=1 << 20,
-        )
+        try:
+            self._writer = pq.ParquetWriter(
+                self._sink,
+                table.stored_schema,
+                compression="zstd",
+                compression_level=COMPRESSION_LEVEL,
+                use_dictionary=dictionary,
+                column_encoding=dict(table.encodings) or None,
+                write_statistics=statistics,
+                store_schema=False,
+                data_page_size=1 << 20,
+            )
+        except BaseException:
+            self._remove()
+            raise
 
     def write(self, rows: pa.Table) -> None:
         """Append ``rows`` (the stored columns, sorted) as row groups of the table's size."""
@@ -160,7 +176,8 @@ class PartWriter:
     def close(self) -> Part:
         """Finish the part; what is wrong with the disk shows here at the latest."""
         self._writer.close()
-        self._file.flush()
+        with naming(self._file.name):
+            self._file.flush()
         size = self._file.tell()
         if not isinstance(self._path, Path):
             self._path.fs.put_file(self._file.name, self._path.path)
@@ -170,12 +187,16 @@ class PartWriter:
 
     def discard(self) -> None:
         """Remove what was written."""
-        try:
+        # Where the disk is full, no footer is written, and nothing that waits to be.
+        with suppress(OSError, pa.ArrowException):
             self._writer.close()
-        finally:
+        self._remove()
+
+    def _remove(self) -> None:
+        with suppress(OSError):
             self._file.close()
-            if isinstance(self._path, Path):
-                remove(self._path)
+        if isinstance(self._path, Path):
+            remove(self._path)
 
     def __enter__(self) -> PartWriter:
         return self

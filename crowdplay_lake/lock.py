@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,11 +35,12 @@ BEAT = 5.0  # seconds between two renewals of a lease
 PATIENCE = 20.0  # seconds without a renewal after which its holder counts as gone
 
 
-@dataclass(frozen=True)
+@dataclass
 class Hold:
     """The lock, held."""
 
-    crashed: bool  # the holder before did not let go of it: it may have left something half-done
+    unclean: bool  # a holder did not end well: it may have left something half-done, which is to be put right
+    is_lost: Callable[[], bool]  # whether somebody else has taken the lock meanwhile
     lease: _Lease | None = None
 
     def check(self) -> None:
@@ -89,11 +90,22 @@ def _file_lock(root: Path, wait: float) -> Iterator[Hold]:
     except filelock.Timeout as error:
         raise _busy(root, _read(holder)) from error
     try:
-        crashed = holder.exists()
-        holder.write_text(json.dumps(_me()))
-        yield Hold(crashed)
+        ours = (root / ".lock").stat().st_ino
+
+        def is_lost() -> bool:
+            with suppress(FileNotFoundError):
+                return (root / ".lock").stat().st_ino != ours
+            return True
+
+        hold = Hold(holder.exists(), is_lost)
+        try:
+            holder.write_text(json.dumps(_me()))
+            yield hold
+        finally:
+            # Left where it is, it tells the next one to put right what is half-done.
+            if not hold.unclean and not is_lost():
+                holder.unlink(missing_ok=True)
     finally:
-        holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -111,16 +123,17 @@ def _read(path: AnyPath) -> dict[str, Any]:
 @contextmanager
 def _lease(root: UPath, wait: float) -> Iterator[Hold]:
     folder = root / ".lock"
-    lease, crashed = _take(folder, wait)
+    lease, unclean = _take(folder, wait)
+    hold = Hold(unclean, lease.is_lost, lease)
     stop = threading.Event()
     renewing = threading.Thread(target=lease.keep, args=(stop,), name="crowdplay-lake lease", daemon=True)
     renewing.start()
     try:
-        yield Hold(crashed, lease)
+        yield hold
     finally:
         stop.set()
         renewing.join()
-        lease.release()
+        lease.release(hold.unclean)
 
 
 def _turns(folder: UPath) -> list[int]:
@@ -128,7 +141,7 @@ def _turns(folder: UPath) -> list[int]:
 
 
 def _take(folder: UPath, wait: float) -> tuple[_Lease, bool]:
-    """The next turn, once the last one is let go of or has no holder: (the lease, whether its holder was gone)."""
+    """The next turn, once the last one is let go of or has no holder: (the lease, whether the holder ended badly)."""
     began = changed = time.monotonic()
     seen: dict[str, Any] = {}
     while True:
@@ -141,7 +154,7 @@ def _take(folder: UPath, wait: float) -> tuple[_Lease, bool]:
         if last.get("released") or gone:
             lease = _Lease(folder, (turns[-1] if turns else 0) + 1)
             if lease.create():
-                return lease, gone
+                return lease, gone or bool(last.get("unclean"))
             continue
         # Whoever waits less than it takes to see that a holder is gone still finds out.
         if now - began > max(wait, PATIENCE + BEAT if now - changed > 2 * BEAT else 0):
@@ -191,16 +204,17 @@ class _Lease:
                 if self.is_lost():
                     return
                 self._write(beat=self._content["beat"] + 1)
-            except OSError:
-                # The network is away: the next beat tries again, and a commit checks whose turn it is.
+            except Exception:
+                # The network is away, which libraries tell in many ways: the next beat tries again, and a commit
+                # checks whose turn it is.
                 continue
 
     def is_lost(self) -> bool:
         turns = _turns(self.folder)
         return not turns or turns[-1] != self.turn
 
-    def release(self) -> None:
+    def release(self, unclean: bool) -> None:
         # Without a network it ends by itself.
-        with suppress(OSError):
+        with suppress(Exception):
             if not self.is_lost():
-                self._write(released=True)
+                self._write(released=True, unclean=unclean)

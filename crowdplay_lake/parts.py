@@ -26,6 +26,10 @@ class EpisodeRows:
     frames: Sequence[Iterable[pa.Table]]
 
 
+# Steps that wait to be written may take so many bytes. They take a hundredth of it, unless somebody means harm.
+_MOST_WAITING = 128 << 20
+
+
 class GameWriter:
     """The parts that a task writes for a game: one of `steps`, one of `frames`, begun with its first whole episode."""
 
@@ -36,7 +40,7 @@ class GameWriter:
         self._frames: PartWriter | None = None
         # Rows of short episodes wait here until they fill a row group: a footer entry has 131 columns.
         self._waiting: list[pa.Table] = []
-        self._waiting_rows = 0
+        self._waiting_rows = self._waiting_bytes = 0
 
     def write(self, episode: EpisodeRows) -> dict[str, Any]:
         """Append an episode; returns where its rows are."""
@@ -54,7 +58,10 @@ class GameWriter:
         for steps in episode.steps:
             self._waiting.append(steps)
             self._waiting_rows += len(steps)
-            if self._waiting_rows >= STEPS.row_group_rows:
+            self._waiting_bytes += steps.nbytes
+            if self._waiting_bytes > _MOST_WAITING:
+                self._flush(self._waiting_rows)
+            elif self._waiting_rows >= STEPS.row_group_rows:
                 self._flush(self._waiting_rows - self._waiting_rows % STEPS.row_group_rows)
         return place
 
@@ -63,7 +70,8 @@ class GameWriter:
         if self._steps is not None and count:
             rows = pa.concat_tables(self._waiting)
             self._steps.write(rows.slice(0, count))
-            self._waiting, self._waiting_rows = [rows.slice(count)], len(rows) - count
+            rest = rows.slice(count)
+            self._waiting, self._waiting_rows, self._waiting_bytes = [rest], len(rest), rest.nbytes
 
     def close(self, parts: Mapping[str, list[Part]]) -> None:
         """Finish the parts and add them to ``parts``, by table."""
@@ -72,7 +80,7 @@ class GameWriter:
             parts[STEPS.name].append(self._steps.close())
             parts[FRAMES.name].append(self._frames.close())
         self._steps = self._frames = None
-        self._waiting, self._waiting_rows = [], 0
+        self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
 
     def __enter__(self) -> GameWriter:
         return self

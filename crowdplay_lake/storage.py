@@ -6,19 +6,33 @@ Credentials come from the environment, as the storage's own tools take them, and
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from .errors import InvalidArgument, MissingExtra
+from .errors import CannotWrite, InvalidArgument, MissingExtra
 
 if TYPE_CHECKING:
     from upath import UPath
 
-__all__ = ["AnyPath", "address", "as_path", "files_below", "is_local", "make_folder", "remove", "write_file"]
+__all__ = [
+    "AnyPath",
+    "address",
+    "as_path",
+    "cannot_write",
+    "files_below",
+    "is_local",
+    "make_folder",
+    "naming",
+    "remove",
+    "write_file",
+]
 
 AnyPath: TypeAlias = "Path | UPath"
 
@@ -97,8 +111,49 @@ def write_file(path: AnyPath, data: bytes) -> None:
         path.write_bytes(data)
         return
     unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
+    try:
+        with naming(path):
+            unfinished.write_bytes(data)
+        unfinished.replace(path)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """An OSError that does not say of which file it tells, names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+# Delta passes the system's errors on as text.
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def cannot_write(root: AnyPath, error: Exception) -> CannotWrite | None:
+    """What a failed write means to the user, None for a failure of another kind. ``root``: the lake's folder."""
+    told = _SYSTEM_ERROR.search(str(error))
+    code = int(told[1]) if told else getattr(error, "errno", None)
+    where = str(getattr(error, "filename", None) or root)
+    again = "then run this again: it goes on from the last commit"
+    if code in _FULL:
+        if not where.startswith(str(root)) and where.startswith(tempfile.gettempdir()):
+            return CannotWrite(
+                f"{tempfile.gettempdir()}: no space is left for temporary files; free some there or name another"
+                f" folder in the environment variable TMPDIR, {again}"
+            )
+        return CannotWrite(f"{where}: no space is left on that disk; free some, {again}")
+    if code in _FORBIDDEN and where.startswith(str(root)):
+        return CannotWrite(f"{where}: may not be written to ({os.strerror(code)}); make it writable, {again}")
+    return None
 
 
 def files_below(folder: AnyPath) -> Iterator[tuple[str, int]]:

@@ -33,7 +33,7 @@ from .errors import LimitExceeded, UnsupportedTrajectory
 __all__ = ["dumps", "loads", "type_name"]
 
 # A value larger or deeper than this is no metadata; shared references can make a small pickle endless to walk.
-MAX_NODES = 5_000_000
+MAX_NODES = 1_200_000  # an array of 16 MiB is one
 MAX_DEPTH = 100
 BYTES_A_NODE = 16
 # Python itself refuses to write a number of more than 4,300 digits.

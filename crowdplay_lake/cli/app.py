@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 
-from ..errors import CrowdPlayLakeError
+from ..errors import CrowdPlayLakeError, printable
 from .output import Output, stderr
 
 __all__ = ["LakeArgument", "OutputOption", "app", "main"]
 
 # Exit status: 0 all well, 1 an error, 3 ingested but with something rejected.
 FAILED = 1
+
+# Some messages have several lines.
+NEWLINE = "\n"
 
 app = typer.Typer(
     name="crowdplay-lake",
@@ -70,5 +73,5 @@ def main() -> None:
     except (CrowdPlayLakeError, OSError) as error:
         if _verbose:
             raise
-        stderr.print(f"crowdplay-lake: error: {error}", style="red", markup=False)
+        stderr.print(f"crowdplay-lake: error: {printable(str(error), keep=NEWLINE)}", style="red", markup=False)
         sys.exit(FAILED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, printable
 from .app import LakeArgument, OutputOption, app
 from .output import Output, as_json, human_bytes, human_duration, parse_size, print_json, stderr, stdout
 from .progress import LogFormat, ingest_progress
@@ -130,4 +130,4 @@ def _print_summary(summary: IngestSummary, lake: Any) -> None:
     lines += [f"one episode in two places: {kept} was taken, {other} was not" for kept, other in summary.duplicates]
     lines.append(f"rejected: {len(summary.rejected):,}")
     lines += [f"  {rejection}" for rejection in summary.rejected]
-    stdout.print("\n".join(lines), markup=False)
+    stdout.print("\n".join(map(printable, lines)), markup=False)

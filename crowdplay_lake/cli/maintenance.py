@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, printable
 from .app import FAILED, LakeArgument, OutputOption, app
 from .output import Output, human_bytes, parse_size, print_json, print_table, stderr, stdout
 from .progress import StagesBar
@@ -62,7 +62,7 @@ def _print_report(report: VerifyReport, raw: str | None) -> None:
     for finding in report.findings:
         stdout.print(str(finding), markup=False, soft_wrap=True)
     for note in report.notes:
-        stderr.print(f"note: {note}", style="yellow", markup=False)
+        stderr.print(printable(f"note: {note}"), style="yellow", markup=False)
     looked_at = (
         f"{report.files:,} files ({human_bytes(report.bytes)}), {report.commits:,} commits,"
         f" {report.episodes:,} episodes, {report.steps:,} steps"

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, printable
 
 __all__ = [
     "Output",
@@ -107,7 +107,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_cell, value))
     # Square brackets are mark-up to rich, and data here.
-    return str(value).replace("[", "\\[")
+    return printable(str(value), keep="\n\t", longest=1 << 20).replace("[", "\\[")
 
 
 def human_bytes(size: int) -> str:

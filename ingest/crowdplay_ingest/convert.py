@@ -39,6 +39,8 @@ _FLOATS = frozenset({float, np.float16, np.float32, np.float64})
 _BOOLS = frozenset({bool, np.bool_})
 # Integers that a DOUBLE column holds exactly.
 _EXACT = 2**53
+# Of an agent, in characters: each row has it.
+_LONGEST_NAME = 256
 # What a row of `steps` takes at least while it waits: its RAM, and Python's numbers and lists.
 _ROW_BYTES = 512
 # Rows that take as much are put away before there are enough of them for a piece of the usual size.
@@ -130,7 +132,8 @@ class _Converter:
         if not isinstance(observations, dict) or not observations:
             raise UnsupportedTrajectory("no prev_obs: a step holds the frame of each agent there")
         for agent in observations:
-            if not isinstance(agent, str) or agent == ALL_AGENTS or not is_storable(agent):
+            is_name = isinstance(agent, str) and len(agent) <= _LONGEST_NAME and is_storable(agent)
+            if not is_name or agent == ALL_AGENTS:
                 raise UnsupportedTrajectory(f"{agent!r} cannot be the name of an agent")
         self.agents = list(observations)
         self.variant = _variant(observations[self.agents[0]])

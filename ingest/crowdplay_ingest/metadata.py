@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from crowdplay_lake.errors import BrokenPickle, RawDataError
+from crowdplay_lake.errors import BrokenPickle, LimitExceeded, RawDataError
 from crowdplay_lake.keywords import keyword_columns
+from crowdplay_lake.layout import is_partition
 from crowdplay_lake.schema import ALL_AGENTS, UNKNOWN
 
 from .machine import Limits, load
@@ -28,6 +29,9 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
 
 # Of an id or a key, in characters.
 _LONGEST_TEXT = 1 << 16
+
+# What the values of a small file may expand to as JSON.
+_EXPANDED_BYTES = 64 << 20
 
 Key = tuple[str, str, str]
 
@@ -87,6 +91,33 @@ class Metadata:
         }
 
 
+class _Budget:
+    """What the values of one file may expand to, together: what is shared in a pickle is written out each time.
+
+    Beyond it they are refused without another look.
+    """
+
+    def __init__(self, file_bytes: int) -> None:
+        self._read_left = file_bytes + (1 << 20)  # a file that does not lie holds each of its bytes once
+        self._left = _EXPANDED_BYTES + 16 * file_bytes
+
+    def read(self, count: int) -> None:
+        self._read_left -= count
+        if self._read_left < 0:
+            raise LimitExceeded("together with others it is longer than the file it lies in: the file is forged")
+        if self._left < 0:
+            raise LimitExceeded("together with others it expands to more than a file of this size may")
+
+    def columns(self, value: object) -> dict[str, Any]:
+        try:
+            columns = keyword_columns(value)
+        except LimitExceeded:
+            self._left -= _EXPANDED_BYTES // 4
+            raise
+        self._left -= len(columns["value_json"])
+        return columns
+
+
 def read_metadata(file: MetadataFile, limits: Limits | None = None) -> Metadata:
     """All rows of a dataset.sqlite. What of it cannot be taken is left out and listed in ``refused``.
 
@@ -100,8 +131,9 @@ def read_metadata(file: MetadataFile, limits: Limits | None = None) -> Metadata:
         for user in _rows(database, "users", metadata):
             metadata.users[user[0]] = dict(zip(_TABLES["users"], user, strict=True))
         metadata.environment_of.update(_rows(database, "episodes", metadata))
-        _read_values(database, "episodekeyworddata", metadata.keyword_data, metadata, limits)
-        _read_values(database, "environmentkeyworddata", metadata.environment_keyword_data, metadata, limits)
+        budget = _Budget(file.size)
+        _read_values(database, "episodekeyworddata", metadata.keyword_data, metadata, limits, budget)
+        _read_values(database, "environmentkeyworddata", metadata.environment_keyword_data, metadata, limits, budget)
     for environment_id, row in metadata.environments.items():
         row.update(_environment_facts(environment_id, metadata))
     return metadata
@@ -136,13 +168,15 @@ def _read_values(
     into: dict[Key, dict[str, Any]],
     metadata: Metadata,
     limits: Limits | None,
+    budget: _Budget,
 ) -> None:
     owner = _TABLES[table][0]
     for owner_id, agent_id, key, blob in _rows(database, table, metadata):
         try:
             if not isinstance(blob, bytes):
                 raise BrokenPickle(f"the value is {type(blob).__name__}, a pickle is expected")
-            columns = keyword_columns(load(blob) if limits is None else load(blob, limits))
+            budget.read(len(blob))
+            columns = budget.columns(load(blob) if limits is None else load(blob, limits))
         except RawDataError as error:
             size = len(blob) if isinstance(blob, bytes | str) else 0
             name = f"{table}/{owner_id}/{agent_id}/{key}"
@@ -155,9 +189,14 @@ def _environment_facts(environment_id: str, metadata: Metadata) -> dict[str, Any
     def value(key: str, column: str) -> Any:
         return metadata.environment_keyword_data.get((environment_id, ALL_AGENTS, key), {}).get(column)
 
+    game = value("game", "value_text") or UNKNOWN
+    if not is_partition(game):
+        name = f"environmentkeyworddata/{environment_id}/{ALL_AGENTS}/game"
+        metadata.refusals[name] = RefusedValue(name, len(game), f"{game[:100]!r}… cannot be the name of a game")
+        game = UNKNOWN
     created: datetime | None = value("created_on", "value_timestamp")
     return {
-        "game": value("game", "value_text") or UNKNOWN,
+        "game": game,
         "task": value("task", "value_text") or UNKNOWN,
         "source": value("source", "value_text"),
         "created_on": created.astimezone(UTC) if created else None,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from crowdplay_lake.commit import Change, Writer, writing
 from crowdplay_lake.errors import InvalidArgument, RawDataError
 from crowdplay_lake.keywords import is_storable
+from crowdplay_lake.layout import is_partition
 from crowdplay_lake.remote_faults import shown
 from crowdplay_lake.rewrite import moved
 
@@ -150,7 +151,7 @@ def _check(options: IngestOptions) -> None:
         raise InvalidArgument(f"workers is {options.workers}; name a number of processes, or 0 for this one")
     if sum(option is not None for option in (options.workers, options.executor, options.dask)) > 1:
         raise InvalidArgument("name one of workers, an executor and a Dask cluster: who is to do the work?")
-    if options.game is not None and not (options.game and is_storable(options.game)):
+    if options.game is not None and not (is_storable(options.game) and is_partition(options.game)):
         raise InvalidArgument(f"{options.game!r} cannot be the name of a game")
     if options.worker_memory < 256 << 20:
         raise InvalidArgument("a worker needs 256 MiB of memory at least")

@@ -23,6 +23,8 @@ __all__ = ["AgentRows", "FirstDone", "Held", "Pieces", "Rows", "ScreenRows"]
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1), use_threads=False)
 _IDENTITY = ("episode_id", "agent_id", "step")
+# Rows of a recording are compressed to a tenth at best; so many times what they may take compressed is too much.
+_MOST_TIMES = 16
 _ALONE = pa.ipc.IpcReadOptions(use_threads=False)
 
 
@@ -32,6 +34,7 @@ class Held:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._kept = 0
+        self._total = 0
         self.pending = 0  # of rows that are in no piece yet
 
     def keep(self, count: int) -> None:
@@ -41,6 +44,10 @@ class Held:
     def add(self, count: int) -> None:
         """Rows of ``count`` bytes have come."""
         self.pending += count
+        self._total += count
+        if self._total > _MOST_TIMES * self._limit:
+            # What says the same again and again takes no room, and all the time of the world.
+            raise LimitExceeded(f"the episode's rows take more than {_MOST_TIMES * self._limit:,} bytes")
         if self.pending + self._kept > self._limit:
             raise LimitExceeded(f"the episode's rows take more than {self._limit:,} bytes, even compressed")
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crowdplay_lake.errors import InvalidLake, RawDataError
+from crowdplay_lake.errors import InvalidLake, RawDataError, printable
 from crowdplay_lake.layout import LakePaths, Part
 from crowdplay_lake.parts import GameWriter
 from crowdplay_lake.schema import FRAMES, STEPS
 from crowdplay_lake.snapshot import is_table
-from crowdplay_lake.storage import remove
+from crowdplay_lake.storage import naming, remove
 
 from .convert import ConvertedEpisode, convert
 from .machine import Limits, iter_items
@@ -49,7 +49,7 @@ class Rejection:
 
     def __str__(self) -> str:
         where = "" if self.step is None else f" at step {self.step}"
-        return f"{self.name}{where}: {self.reason}"
+        return printable(f"{self.name}{where}: {self.reason}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class Counters:
 
     @classmethod
     def create(cls, path: Path, tasks: int) -> Counters:
-        path.write_bytes(bytes(cls._PAIR.size * max(tasks, 1)))
+        with naming(path):
+            path.write_bytes(bytes(cls._PAIR.size * max(tasks, 1)))
         return cls(path)
 
     def set(self, task: int, steps: int, read_bytes: int) -> None:
@@ -159,6 +160,8 @@ def run_task(paths: LakePaths, task: Task, limits: Limits, tell: Tell = _say_not
                         episode, origin = converted
                         result.episodes.append({**origin, **episode.facts, **writer.write(episode.rows)})
                 writer.close(result.parts)
+        # Whoever asked for this may be gone by now.
+        tell(count.steps, count.bytes)
     except BaseException:
         # Interrupted: the parts of the games before are whole, and nobody will ever name them.
         for part in itertools.chain.from_iterable(result.parts.values()):

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from crowdplay_lake.errors import CrowdPlayLakeError, MissingExtra, WorkersLost
 from crowdplay_lake.layout import LakePaths
+from crowdplay_lake.storage import naming
 
 from .machine import Limits
 from .tasks import Counters, Rejection, Task, TaskResult, run_task
@@ -116,13 +117,22 @@ class _Processes:
         # loky starts workers without the caller's script, so that one without `if __name__ == "__main__"` works.
         from loky import ProcessPoolExecutor
 
-        executor: Executor = ProcessPoolExecutor(
-            self._count, timeout=60, initializer=_prepare_worker, initargs=(self._memory,)
-        )
+        # Its semaphores lie there.
+        with naming("/dev/shm"):
+            executor: Executor = ProcessPoolExecutor(
+                self._count, timeout=60, initializer=_prepare_worker, initargs=(self._memory,)
+            )
         return executor
 
     def submit(self, task: Task) -> Future[TaskResult]:
-        return self._executor.submit(run_task_of, self._paths, task, self._limits, self._counters_path, os.getpid())
+        arguments = (self._paths, task, self._limits, self._counters_path, os.getpid())
+        try:
+            return self._executor.submit(run_task_of, *arguments)
+        except BrokenExecutor as error:
+            # One died while nobody looked: told where the others' deaths are.
+            lost: Future[TaskResult] = Future()
+            lost.set_exception(error)
+            return lost
 
     def renew(self) -> None:
         self.kill()
