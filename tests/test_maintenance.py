@@ -185,24 +185,24 @@ def test_vacuum_keeps_what_kept_commits_need(copied: Path) -> None:
     # So that the moment at which vacuum looks lies between two commits.
     time.sleep(2)
     compact(copied)
-    expected = {n: content_of(copied, n) for n in (5, 6, 7)}
+    expected = {n: content_of(copied, n) for n in (6, 7)}
     commits = history(copied)
-    # Commit 4 ended when 5 was made: 0 to 4 go.
-    summary = vacuum(copied, datetime.now(UTC) - commits[5].time - timedelta(microseconds=1))
-    assert summary.commits == (0, 1, 2, 3, 4)
+    # Commit 5 ended when 6 was made: 0 to 5 go.
+    summary = vacuum(copied, datetime.now(UTC) - commits[6].time - timedelta(microseconds=1))
+    assert summary.commits == (0, 1, 2, 3, 4, 5)
     assert summary.files > 5
     assert summary.bytes > 0
-    assert [commit.number for commit in history(copied)] == [5, 6, 7, 8]
+    assert [commit.number for commit in history(copied)] == [6, 7, 8]
     assert {n: content_of(copied, n) for n in expected} == expected
     last = Lake(copied).snapshot
-    assert (last.operation, last.counts) == ("vacuum", {"commits": 5, "files": summary.files, "bytes": summary.bytes})
+    assert (last.operation, last.counts) == ("vacuum", {"commits": 6, "files": summary.files, "bytes": summary.bytes})
     assert last.versions == commits[7].versions
-    with pytest.raises(InvalidLake, match="has no commit 3; it has 5 to 8; earlier ones were vacuumed"):
+    with pytest.raises(InvalidLake, match="has no commit 3; it has 6 to 8; earlier ones were vacuumed"):
         Lake(copied, commit=3)
     proven(copied)
     assert verify(copied).notes == []
     sha256sum(copied)
-    with pytest.raises(InvalidLake, match=r"has no commit 99; it has 5 to 8$"):
+    with pytest.raises(InvalidLake, match=r"has no commit 99; it has 6 to 8$"):
         Lake(copied, commit=99)
 
 
