@@ -49,6 +49,8 @@ def as_path(where: str | os.PathLike[str] | UPath) -> AnyPath:
     where the library for such addresses is not installed.
     """
     text = str(where)
+    if "\0" in text:
+        raise InvalidArgument(f"{text!r} cannot be a path")
     scheme = _SCHEME.match(text)
     if scheme is None:
         return Path(text).expanduser().absolute()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
+import functools
 import gzip
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 from crowdplay_ingest.pipeline import IngestOptions, Progress, Rejection, ingest
 from crowdplay_ingest.recording_metadata import put_rows
 from crowdplay_lake import Lake
-from crowdplay_lake.cli.app import app
+from crowdplay_lake.cli.app import app, main
 from crowdplay_lake.errors import CrowdPlayLakeError, InvalidArgument, InvalidLake
 from crowdplay_lake.verify import verify
 
@@ -43,18 +44,19 @@ def step(agent: str = "a", **more: Any) -> dict[str, Any]:
     return {"prev_obs": {agent: {"image": frame}}, "reward": {agent: 1}, "done": {agent: False}, **more}
 
 
+@functools.cache
 def bombs() -> dict[str, bytes]:
     """Files that expand, by the end of their names."""
-    zeros = bytes(50 << 20)
-    endless = b"\x80\x04](" + b"}(" + hostile.text("k") + b"](" + b"K\x01" * (30 << 20)
+    zeros = bytes(16 << 20)
+    endless = b"\x80\x04](" + b"}(" + hostile.text("k") + b"](" + b"K\x01" * (3 << 20)
     long_name = b"\x80\x04](" + pickle.dumps(step("a" * 1_000_000))[2:-1]
     return {
         "doubling.pickle": pickle.dumps([step(more=doubling(60))]),
         "doubling_tuple.pickle": pickle.dumps([step(more=(0, {"k": doubling(90)}))]),
         "zeros.pickle.bz2": bz2.compress(zeros),
-        "zeros.pickle.gz": gzip.compress(zeros),
+        "zeros_.pickle.gz": gzip.compress(zeros),
         "endless.pickle.bz2": bz2.compress(endless),
-        "endless.pickle.gz": gzip.compress(endless),
+        "endless_.pickle.gz": gzip.compress(endless),
         "frames_of_frames.pickle": b"\x80\x04" + (b"\x95" + bytes(8)) * 300_000,
         "nested_gzip.pickle.gz": gzip.compress(gzip.compress(zeros)),
         "long_name.pickle": long_name + b"e.",
@@ -77,6 +79,10 @@ class Times(Progress):
 
     def planned(self, episodes: int, total_bytes: int) -> None:
         self._last = time.perf_counter()
+
+
+def hashes(lake: Path) -> dict[str, str]:
+    return dict(Lake(lake).sql("SELECT episode_id, content_hash FROM episodes").fetchall())
 
 
 def test_a_folder_of_nothing_but_hostile_files(
@@ -103,9 +109,14 @@ def test_a_folder_of_nothing_but_hostile_files(
     reasons = {rejection.name: rejection.reason for rejection in summary.rejected}
     assert len(reasons) == len(hostile.CASES) + len(bombs())
     assert not [reason for reason in reasons.values() if "please report it" in reason or len(reason) > 1_200]
-    assert len(dict(Lake(tmp_path / "lake").sql("SELECT content_hash, 1 FROM episodes").fetchall())) == 1
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("a_before", "h0200_between", "z_after"):
+        shutil.copy(raw / f"{name}.pickle", alone)
+    ingest(alone, tmp_path / "lake_alone", HERE)
+    assert hashes(tmp_path / "lake") == hashes(tmp_path / "lake_alone")
     assert not (tmp_path / hostile.CANARY).exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"raw", "lake"}
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "lake", "alone", "lake_alone"}
     assert hostile.CANARY_MODULE not in set(sys.modules) - before
     assert times.slowest[0] < 5, times.slowest
     assert summary.seconds < 60
@@ -166,7 +177,7 @@ def test_ids_that_are_odd(small_raw: Path, tmp_path: Path) -> None:
     ingest(raw, tmp_path / "lake", HERE)
     lake = Lake(tmp_path / "lake")
     found = {row[0] for row in lake.sql("SELECT episode_id FROM episodes").fetchall()}
-    assert found == {*ODD_IDS}
+    assert found == {*ODD_IDS, "e"}
     assert dict(lake.sql("SELECT key, value_text FROM keyword_data").fetchall()) == {one: one for one in ODD_IDS}
     assert verify(tmp_path / "lake").findings == []
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "lake"}
@@ -178,7 +189,9 @@ def test_ids_that_are_odd(small_raw: Path, tmp_path: Path) -> None:
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\r\n\x9b31m\u202e"
 
 
-def test_what_a_file_says_does_not_reach_the_terminal(small_raw: Path, tmp_path: Path) -> None:
+def test_what_a_file_says_does_not_reach_the_terminal(
+    small_raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert str(Rejection("a\x1b[2J\n", 1, None, None, "b\x9b\r", 3)) == r"a\x1b[2J\n at step 3: b\x9b\r"
     values = [("e", "all", f"key {ESCAPES}", b"no pickle"), ("e", "all", "text", pickle.dumps(ESCAPES))]
     raw = metadata(tmp_path, small_raw, {"episodekeyworddata": values})
@@ -192,9 +205,10 @@ def test_what_a_file_says_does_not_reach_the_terminal(small_raw: Path, tmp_path:
         ["ingest", tmp_path / f"nothing {ESCAPES}", lake],
         ["info", tmp_path / f"nothing {ESCAPES}"],
     ):
-        command = [sys.executable, "-c", "from crowdplay_lake.cli import main; main()", *map(str, arguments)]
-        ran = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path)
-        said = (ran.stdout + ran.stderr).decode()
+        monkeypatch.setattr(sys, "argv", ["crowdplay-lake", *map(str, arguments)])
+        with contextlib.suppress(SystemExit):
+            main()
+        said = "".join(capsys.readouterr())
         assert "Traceback" not in said
         assert not any(odd in said for odd in "\x1b\x07\x9b\u202e"), arguments
 

@@ -126,11 +126,13 @@ def human_duration(seconds: float) -> str:
 
 
 _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_SIZES |= {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
 def parse_size(text: str) -> int:
     """'128MB' → bytes; MiB and the like are powers of two."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b|)\s*", text.lower())
+    # More digits than that are no size of anything.
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmg]i?b?|b|)\s*", text.lower())
     if match is None:
         raise InvalidArgument(f"{text!r} is no size; write it as 128MB, 1GB or 64MiB")
     return int(float(match[1]) * _SIZES[match[2]])
