@@ -22,9 +22,11 @@ from typer.testing import CliRunner
 
 from crowdplay_ingest.pipeline import IngestSummary
 from crowdplay_lake import Lake
-from crowdplay_lake.cli import commands, main, maintenance
+from crowdplay_lake.cli import commands, ingesting, main, maintenance
 from crowdplay_lake.schema import TABLES
 
+# Each enters its commands when it is imported, as `main` does.
+MODULES = (commands, ingesting, maintenance)
 COMMANDS = ["record", "ingest", "info", "sql", "export", "verify", "log", "compact", "vacuum", "remove"]
 MAIN = "from crowdplay_lake.cli import main; main()"
 
@@ -38,7 +40,7 @@ def shell(*arguments: str | Path, stdin: str | None = None) -> subprocess.Comple
 
 def invoke(*arguments: str | Path) -> Any:
     """The command in this process: for what needs no process of its own."""
-    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(maintenance.app, list(map(str, arguments)))
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(commands.app, list(map(str, arguments)))
 
 
 def run(*arguments: str | Path) -> str:

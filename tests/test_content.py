@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from crowdplay_lake import Lake
 from crowdplay_lake.content import ContentHasher, content_hash
 from crowdplay_lake.layout import LakePaths
-from crowdplay_lake.parts import EpisodeRows, read_episode
+from crowdplay_lake.parts import EpisodeRows
+from crowdplay_lake.reading import EpisodeReader
 
 SCHEMA = pa.schema(
     [
@@ -141,7 +142,7 @@ def test_every_stored_hash_is_that_of_the_stored_rows(
     stored: Mapping[str, tuple[LakePaths, Mapping[str, Any]]],
 ) -> None:
     for paths, row in stored.values():
-        assert content_hash(read_episode(paths, row), row) == row["content_hash"]
+        assert content_hash(EpisodeReader(paths).read(row), row) == row["content_hash"]
 
 
 def test_what_the_rows_mean_counts_too(stored: Mapping[str, tuple[LakePaths, Mapping[str, Any]]]) -> None:
@@ -149,12 +150,12 @@ def test_what_the_rows_mean_counts_too(stored: Mapping[str, tuple[LakePaths, Map
     paths, row = next(iter(stored.values()))
     palette = row["palettes"][0]
     changes = [{"palettes": [palette[3:6] + palette[:3] + palette[6:]]}, {"reward_type": "float"}, {"variant": "gym"}]
-    hashes = {content_hash(read_episode(paths, row), {**row, **change}) for change in changes}
+    hashes = {content_hash(EpisodeReader(paths).read(row), {**row, **change}) for change in changes}
     assert len(hashes | {row["content_hash"]}) == 4
 
 
 def test_frames_count_and_steps_count(stored: Mapping[str, tuple[LakePaths, Mapping[str, Any]]]) -> None:
     paths, row = next(iter(stored.values()))
-    whole = read_episode(paths, row)
+    whole = EpisodeReader(paths).read(row)
     assert content_hash(EpisodeRows(whole.steps, []), row) != row["content_hash"]
     assert content_hash(EpisodeRows([], whole.frames), row) != row["content_hash"]

@@ -18,7 +18,7 @@ from conftest import read_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowdplay_ingest.pipeline import ingest
+from crowdplay_ingest.pipeline import IngestSummary, ingest
 from crowdplay_ingest.recording_metadata import Rows, put_rows
 from crowdplay_lake import Episode, Episodes, Lake
 from crowdplay_lake.errors import UnknownAgent, UnknownColumn, UnknownEnvironment, UnknownEpisode, UnknownTable
@@ -31,9 +31,9 @@ FIRST, SECOND = "game_0>player_0", "game_0>player_1"
 # The lake
 
 
-def test_a_lake_says_what_it_is(lake: Lake) -> None:
-    assert lake.commit == 1
-    assert repr(lake) == f"Lake({str(lake.path)!r}, commit=1)"
+def test_a_lake_says_what_it_is(lake: Lake, ingested: tuple[Path, IngestSummary]) -> None:
+    assert lake.commit == ingested[1].commit
+    assert repr(lake) == f"Lake({str(lake.path)!r}, commit={lake.commit})"
     assert list(TABLES) == [name for name in TABLES if name in lake.tables()]
     assert set(lake.tables()) == {*TABLES, "episode_agents"}
     for name, table in TABLES.items():

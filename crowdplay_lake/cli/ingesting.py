@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InvalidArgument, printable
 from .app import LakeArgument, OutputOption, app
-from .output import Output, as_json, human_bytes, human_duration, print_json, stderr, stdout
+from .output import Output, as_json, human_bytes, human_duration, parse_size, print_json, stderr, stdout
 from .progress import LogFormat, ingest_progress
 
 if TYPE_CHECKING:
@@ -21,18 +21,6 @@ __all__: list[str] = []
 # Exit status: something was rejected, the rest is in.
 REJECTED = 3
 INTERRUPTED = 130
-
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-
-def bytes_of(size: str) -> int:
-    """'1.5GiB', '512M' or '1000000' as a number of bytes."""
-    text = size.strip().lower().removesuffix("b").removesuffix("i")
-    unit = text[-1:] if text[-1:] in _UNITS else ""
-    try:
-        return round(float(text.removesuffix(unit)) * _UNITS[unit])
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument(f"{size!r} is no size; write it like 1.5GiB or 512MiB") from error
 
 
 @app.command(epilog="Example: crowdplay-lake ingest crowdplay_atari-v0.zip lake/ --workers 8")
@@ -94,7 +82,7 @@ def ingest(
         rehash=rehash,
         retry_rejected=retry_rejected,
         workers=workers,
-        worker_memory=bytes_of(worker_memory),
+        worker_memory=parse_size(worker_memory),
         dask=dask,
         lock_wait=lock_wait,
     )

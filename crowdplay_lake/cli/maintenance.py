@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InvalidArgument, printable
 from .app import FAILED, LakeArgument, OutputOption, app
-from .output import Output, human_bytes, print_json, print_table, stderr, stdout
+from .output import Output, human_bytes, parse_size, print_json, print_table, stderr, stdout
 from .progress import StagesBar
 
 if TYPE_CHECKING:
@@ -108,16 +108,7 @@ def _as_row(commit: Snapshot) -> dict[str, Any]:
     }
 
 
-_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
-def parse_size(text: str) -> int:
-    """'128MB' → bytes; MiB and the like are powers of two."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b|)\s*", text.lower())
-    if match is None:
-        raise InvalidArgument(f"{text!r} is no size; write it as 128MB, 1GB or 64MiB")
-    return int(float(match[1]) * _SIZES[match[2]])
 
 
 def parse_span(text: str) -> timedelta:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -12,13 +13,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import printable
+from ..errors import InvalidArgument, printable
 
 __all__ = [
     "Output",
     "as_json",
     "human_bytes",
     "human_duration",
+    "parse_size",
     "print_json",
     "print_rows",
     "print_table",
@@ -121,3 +123,16 @@ def human_bytes(size: int) -> str:
 def human_duration(seconds: float) -> str:
     """3725 → '1:02:05'."""
     return str(timedelta(seconds=round(seconds)))
+
+
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_SIZES |= {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """'128MB' → bytes; MiB and the like are powers of two."""
+    # More digits than that are no size of anything.
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmg]i?b?|b|)\s*", text.lower())
+    if match is None:
+        raise InvalidArgument(f"{text!r} is no size; write it as 128MB, 1GB or 64MiB")
+    return int(float(match[1]) * _SIZES[match[2]])

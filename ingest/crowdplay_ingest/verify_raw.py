@@ -72,7 +72,7 @@ def verify_raw(
     sample, progress = sample or RawSample(), progress or silent
     snapshot = open_snapshot(lake)
     rows = {row["episode_id"]: row for row in snapshot.read(EPISODES.name).to_pylist() if row["n_steps"] is not None}
-    files = open_source(Path(raw)).episodes()
+    files = open_source(str(raw)).episodes()
     findings = list(_missing(snapshot, files, rows))
     chosen = sample.chosen([file for file in files if file.episode_id in rows], rows)
     replay = Replay(snapshot.paths)

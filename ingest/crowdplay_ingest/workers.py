@@ -221,7 +221,7 @@ def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None
     running: dict[Future[TaskResult], Task] = {}
     while queue or running:
         for task in queue.next(workers.at_once, len(running)):
-            running[workers.submit(task)] = task
+            running[_submitted(workers, task)] = task
         done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
         if is_broken := any(isinstance(_error(future), BrokenExecutor) for future in done):
             # All that ran there is lost; it takes a moment until each of them knows.
@@ -244,6 +244,16 @@ def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None
         looked()
         if results:
             yield results
+
+
+def _submitted(workers: Workers, task: Task) -> Future[TaskResult]:
+    try:
+        return workers.submit(task)
+    except BrokenExecutor as error:
+        # A worker died while it had nothing to do.
+        future: Future[TaskResult] = Future()
+        future.set_exception(error)
+        return future
 
 
 def _error(future: Future[TaskResult]) -> BaseException | None:
