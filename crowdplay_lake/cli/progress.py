@@ -194,6 +194,7 @@ class StagesBar:
             TimeRemainingColumn(),
             console=stderr,
             transient=True,
+            disable=not stderr.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
 
