@@ -10,6 +10,7 @@
     │   ├── UnknownColumn
     │   ├── UnknownEnvironment
     │   ├── UnknownEpisode
+    │   ├── UnknownLimit
     │   ├── UnknownParticipant
     │   ├── UnknownPath
     │   └── UnknownTable
@@ -51,6 +52,7 @@ __all__ = [
     "UnknownColumn",
     "UnknownEnvironment",
     "UnknownEpisode",
+    "UnknownLimit",
     "UnknownName",
     "UnknownParticipant",
     "UnknownPath",
@@ -152,6 +154,12 @@ class UnknownParticipant(UnknownName):
     """Nobody in the lake has this permanent user id."""
 
     kind = "participant"
+
+
+class UnknownLimit(UnknownName):
+    """There is no such limit on what a raw file may use."""
+
+    kind = "limit"
 
 
 class UnknownPath(UnknownName):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,21 @@ def test_what_was_refused_is_tried_again_when_it_changes_or_when_asked_to(raw: P
     summary = ingest(raw, lake, HERE)
     assert (summary.rejected, summary.episodes) == ((), 1)
     assert Lake(lake).scan("rejected").collect().is_empty()
+
+
+def test_a_limit_can_be_raised_and_lowered(raw: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from crowdplay_lake.cli import main; main()", "ingest", str(raw)]
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, str(tmp_path / "lake"), *options], capture_output=True, text=True, check=False)
+
+    low = run("--limit", "max_steps=14", "--limit", "max_depth=50")
+    assert low.returncode == 3
+    assert low.stdout.count("more than 14 steps") == 2
+    assert run("--retry-rejected").returncode == 0
+    assert len(hashes(tmp_path / "lake")) == 3
+    wrong = run("--limit", "max_step=14")
+    assert (wrong.returncode, "did you mean 'max_step" in wrong.stderr) == (1, True)
 
 
 def test_files_of_one_name_in_two_places_are_refused_each(raw: Path, tmp_path: Path) -> None:

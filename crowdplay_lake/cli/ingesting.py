@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InvalidArgument, printable
+from ..errors import InvalidArgument, UnknownLimit, printable
 from .app import LakeArgument, OutputOption, app
 from .output import Output, as_json, human_bytes, human_duration, parse_size, print_json, stderr, stdout
 from .progress import LogFormat, ingest_progress
 
 if TYPE_CHECKING:
+    from crowdplay_ingest.machine import Limits
     from crowdplay_ingest.pipeline import IngestSummary
 
 __all__: list[str] = []
@@ -54,6 +57,10 @@ def ingest(
         typer.Option(help="Processes; 0: this one. By default one a core, and this one for little work.", min=0),
     ] = None,
     worker_memory: Annotated[str, typer.Option(help="Memory that each of them may take.")] = "1.5GiB",
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What one file may use, such as max_steps=2000000; may be repeated."),
+    ] = None,
     dask: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers do the work, such as tcp://host:8786."),
@@ -83,6 +90,7 @@ def ingest(
         retry_rejected=retry_rejected,
         workers=workers,
         worker_memory=parse_size(worker_memory),
+        limits=_limits(limit or []),
         dask=dask,
         lock_wait=lock_wait,
     )
@@ -103,6 +111,20 @@ def ingest(
         _print_summary(summary, lake)
     if summary.rejected:
         raise typer.Exit(REJECTED)
+
+
+def _limits(settings: Sequence[str]) -> Limits:
+    """The limits with some of them set. Raises UnknownName with the nearest names, InvalidArgument."""
+    from crowdplay_ingest.machine import Limits
+
+    names = [field.name for field in fields(Limits)]
+    chosen = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in names:
+            raise UnknownLimit(name, names)
+        chosen[name] = parse_size(value)
+    return Limits(**chosen)
 
 
 def _print_summary(summary: IngestSummary, lake: Any) -> None:
