@@ -472,6 +472,16 @@ def test_other_engines_read_the_tables(odd_games: tuple[Path, IngestSummary], fi
             assert delta.metadata().name == name
 
 
+def test_dask_reads_the_tables(first_lake: Path) -> None:
+    frames = pytest.importorskip("dask.dataframe")
+    lake = Lake(first_lake)
+    for name in ("episodes", "steps", "frames", "keyword_data"):
+        rows = lake.scan(name).collect()
+        read = frames.read_parquet(DeltaTable(str(first_lake / name)).file_uris())
+        assert len(read) == rows.height
+        assert read["episode_id"].nunique().compute() == rows["episode_id"].n_unique()
+
+
 def test_other_engines_see_the_same_games(odd_games: tuple[Path, IngestSummary]) -> None:
     delta = pl.scan_delta(str(odd_games[0] / "steps"))
     assert set(delta.select("game").unique().collect()["game"]) == set(ODD_GAMES)
