@@ -13,7 +13,6 @@ import faulthandler
 import gzip
 import json
 import random
-import resource
 import sqlite3
 import sys
 import time
@@ -27,6 +26,7 @@ from typing import Any
 import numpy.ma
 from hostile import CASES as HOSTILE
 
+from benchmarks.memory import peak
 from crowdplay_ingest.machine import Limits
 from crowdplay_ingest.metadata import read_metadata
 from crowdplay_ingest.raw_files import RawFile
@@ -228,8 +228,7 @@ def main(seeds: str, work: str, kind: str, seed: str, cases: str, seconds: str) 
         watching = False
         slowest = max(slowest, time.perf_counter() - began)
         faulthandler.cancel_dump_traceback_later()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    report = {"cases": sum(outcomes.values()), "slowest": round(slowest, 2), "memory": memory, **outcomes}
+    report = {"cases": sum(outcomes.values()), "slowest": round(slowest, 2), "memory": peak(), **outcomes}
     report = {"refused": 0, "taken": 0, "partly": 0, **report, "events": dict(seen)}
     if kind == "values":
         report["refused"] += report["partly"]

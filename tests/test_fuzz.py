@@ -40,9 +40,9 @@ def seeds(small_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fuzz(seeds: Path, work: Path, kind: str, seed: int, cases: int, seconds: float) -> dict[str, Any]:
     """Run cases in a process of its own, which ends when one takes too long."""
     command = [sys.executable, "-X", "faulthandler", str(HERE / "fuzzing.py"), str(seeds), str(work), kind]
-    ran = subprocess.run(
-        [*command, str(seed), str(cases), str(seconds)], capture_output=True, text=True, check=False, cwd=work
-    )
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    command += [str(seed), str(cases), str(seconds)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=work, env=environment)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
     report: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     print(report)
