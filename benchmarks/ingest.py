@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from crowdplay_ingest.pipeline import ingest
+from crowdplay_ingest.pipeline import IngestOptions, ingest
 from crowdplay_ingest.recorder import RecordingOptions, record, sample_plan
 from crowdplay_lake import CrowdPlayLakeError, Lake
 
@@ -58,6 +58,10 @@ class Speed:
         return statistics.median(a / b for a, b in zip(self.decompressing, self.ingesting, strict=True))
 
 
+# In this process, whose time and memory are measured.
+HERE = IngestOptions(workers=0)
+
+
 def same(expected: Any, found: Any) -> bool:
     """Equal in type, value and order; a numpy scalar comes back as the Python one."""
     if isinstance(expected, np.generic):
@@ -86,19 +90,19 @@ def check_equal(folder: Path, work: Path) -> int:
 def speed(protocol: int, folder: Path, work: Path, turns: int, say: Console) -> Speed:
     """bz2 alone and ingest, in turn, over all files of the folder."""
     files = sorted(folder.glob("*.pickle.bz2"))
-    ingest(folder, work / "checked")
+    ingest(folder, work / "checked", HERE)
     steps = check_equal(folder, work)
     alone, whole = [], []
     for turn in range(turns):
         say.print(f"protocol {protocol}, turn {turn + 1} of {turns} …")
         alone.append(sum(timed(partial(decompress, path))[1].processor for path in files))
-        whole.append(timed(partial(ingest, folder, work / f"lake-{turn}"))[1].processor)
+        whole.append(timed(partial(ingest, folder, work / f"lake-{turn}", HERE))[1].processor)
     return Speed(protocol, steps, alone, whole)
 
 
 def peak_of_ingest(raw: Path, lake: Path) -> int:
     """MiB that this process, which does nothing else, has at most."""
-    ingest(raw, lake)
+    ingest(raw, lake, HERE)
     return memory.peak() // 2**20
 
 

@@ -9,7 +9,9 @@ import hashlib
 from collections.abc import Container
 from typing import Literal, TypeAlias
 
-__all__ = ["Kind", "is_removed", "removal_mark"]
+__all__ = ["REMOVED", "Kind", "is_removed", "removal_mark"]
+
+REMOVED = "removed on request; it is not ingested again"
 
 Kind: TypeAlias = Literal["episode", "environment", "participant"]
 

@@ -19,7 +19,7 @@ from .commit import Change, Writer, writing
 from .errors import InvalidArgument, UnknownEpisode, UnknownParticipant
 from .findings import Progress, silent
 from .layout import Part
-from .removal import Kind, removal_mark
+from .removal import REMOVED, Kind, removal_mark
 from .rewrite import Pair, pairs_of, replace_pairs, rewritten
 from .schema import EPISODES, FRAMES, STEPS
 from .snapshot import Snapshot, open_snapshot
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from upath import UPath
 
 __all__ = ["Removal", "planned_removal", "remove"]
-
-REASON = "removed on request; it is not ingested again"
 
 
 @dataclass(frozen=True)
@@ -117,10 +115,15 @@ def _small_changes(writer: Writer, plan: Removal) -> dict[str, Change]:
     rejected = writer.snapshot.read("rejected")
     ids = (*plan.episodes, *plan.environments, *plan.users, *plan.participants)
     # The name of a raw file, or of a value in the metadata, holds the ids.
-    others = [row for row in rejected.to_pylist() if not any(one in row["name"] for one in ids)]
+    others = [row for row in rejected.to_pylist() if not row["source"] or not _is_of(row["name"], set(ids))]
     kept = {(row["source"], row["name"]): row for row in [*_marks(plan), *others]}
     changes["rejected"] = writer.replacement("rejected", pa.Table.from_pylist(list(kept.values()), rejected.schema))
     return changes
+
+
+def _is_of(name: str, ids: set[str]) -> bool:
+    """Whether a rejected file, or value of the metadata, is of one of these: its name is made of ids."""
+    return any(part in ids or part.partition(".")[0] in ids for part in name.split("/"))
 
 
 def _is_in(column: pa.ChunkedArray, values: Sequence[str]) -> pa.ChunkedArray:
@@ -136,7 +139,7 @@ def _marks(plan: Removal) -> list[dict[str, Any]]:
     }
     now = datetime.now(UTC)
     names = [removal_mark(kind, one) for kind, ids in kinds.items() for one in ids]
-    return [{"source": "", "name": name, "bytes": None, "reason": REASON, "time": now} for name in names]
+    return [{"source": "", "name": name, "bytes": None, "reason": REMOVED, "time": now} for name in names]
 
 
 def _rewrite(writer: Writer, plan: Removal, changes: dict[str, Change], progress: Progress) -> None:

@@ -142,7 +142,7 @@ def _print_summary(summary: IngestSummary, lake: Any) -> None:
     if summary.removed:
         lines.append(f"left out: {summary.removed:,} episodes that were removed from this lake")
     if summary.without_metadata:
-        lines.append(f"without metadata: {summary.without_metadata:,} episodes, filed under game 'unknown'")
+        lines.append(f"without metadata: {summary.without_metadata:,} episodes, under game 'unknown' or that of --game")
     if summary.without_trajectory:
         lines.append(f"metadata only: {summary.without_trajectory:,} episodes of which no trajectory was found yet")
     lines += [

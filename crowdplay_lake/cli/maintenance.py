@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InvalidArgument, printable
+from ..remote_faults import shown
 from .app import FAILED, LakeArgument, OutputOption, app
 from .output import Output, human_bytes, parse_size, print_json, print_table, stderr, stdout
 from .progress import StagesBar
@@ -68,7 +69,7 @@ def _print_report(report: VerifyReport, raw: str | None) -> None:
         f" {report.episodes:,} episodes, {report.steps:,} steps"
     )
     if raw is not None:
-        looked_at += f", {report.compared:,} episodes compared with {raw}"
+        looked_at += f", {report.compared:,} episodes compared with {shown(raw)}"
     verdict = "proven" if report.proven else f"NOT proven, {len(report.findings):,} findings"
     stdout.print(f"{report.lake}: {verdict}; {looked_at}", markup=False, soft_wrap=True)
 

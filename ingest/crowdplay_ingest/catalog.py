@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from crowdplay_lake.commit import Change, Writer
 from crowdplay_lake.errors import RawDataError
-from crowdplay_lake.removal import is_removed
+from crowdplay_lake.removal import REMOVED, is_removed, removal_mark
 from crowdplay_lake.schema import EPISODES, KEYWORD_DATA, TABLES, UNKNOWN, Table
 
 from .metadata import Metadata
@@ -67,11 +67,18 @@ class Catalog:
         for file in files:
             known = self.episodes.get(file.episode_id)
             refused = self.rejected.get((self._source, file.name))
-            if file.episode_id in self._left_out or is_removed("episode", file.episode_id, self._marks):
+            is_in = known is not None and known["n_steps"] is not None
+            is_out = file.episode_id in self._left_out or is_removed("episode", file.episode_id, self._marks)
+            if is_out and not is_in:
                 found.removed.append(file)
-            elif known is not None and known["n_steps"] is not None:
+            elif known is not None and is_in:
                 try:
-                    (found.changed if self._has_changed(file, known, rehash) else found.unchanged).append(file)
+                    if self._has_changed(file, known, rehash):
+                        found.changed.append(file)
+                    else:
+                        found.unchanged.append(file)
+                        # What was wrong with it for a while is right again.
+                        self.rejected.pop((self._source, file.name), None)
                 except (OSError, RawDataError) as error:
                     reason = f"cannot be read again ({error}); the lake keeps what it has"
                     found.unreadable.append(Rejection(file.name, file.size, None, None, reason))
@@ -165,8 +172,19 @@ class Catalog:
             for episode_id, environment_id in told.environment_of.items()
             if environment_id in environments or is_removed("episode", episode_id, self._marks)
         }
-        told.leave_out(episodes, environments, gone)
+        users = {*gone, *(name for name, row in told.users.items() if row["environment_id"] in environments)}
+        told.leave_out(episodes, environments, users)
+        # Known by itself from here on, also to who has no metadata.
+        for episode_id in episodes - self.episodes.keys():
+            self._mark_removed(episode_id)
         return episodes
+
+    def _mark_removed(self, episode_id: str) -> None:
+        name = removal_mark("episode", episode_id)
+        if ("", name) not in self.rejected:
+            now = datetime.now(UTC)
+            row = dict.fromkeys(TABLES["rejected"].schema.names)
+            self.rejected["", name] = {**row, "source": "", "name": name, "reason": REMOVED, "time": now}
 
     def _complete_environments(self, game: str | None) -> None:
         """What the metadata leaves out of an environment, it has not taken back: an earlier run's values stay."""

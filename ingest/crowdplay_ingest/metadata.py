@@ -57,8 +57,12 @@ class Metadata:
     refusals: dict[str, RefusedValue] = field(default_factory=dict)  # by name: a damaged file may repeat a row
 
     def update(self, other: Metadata) -> None:
-        for name in ("environments", "users", "environment_of", "keyword_data", "environment_keyword_data"):
+        for name in ("users", "environment_of", "keyword_data", "environment_keyword_data"):
             getattr(self, name).update(getattr(other, name))
+        for environment_id, row in other.environments.items():
+            # A file that knows less of an environment takes nothing back.
+            told = {name: value for name, value in row.items() if value not in (None, UNKNOWN)}
+            self.environments[environment_id] = {**row, **self.environments.get(environment_id, {}), **told}
         self.refusals.update(other.refusals)
 
     @property

@@ -7,7 +7,6 @@ nothing, and an ingest that was interrupted goes on where it stopped.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -221,7 +220,12 @@ class _Run:
     def _width(self, work: float) -> int:
         if self.options.workers is not None:
             return self.options.workers
-        return 0 if work < LITTLE_WORK else len(os.sched_getaffinity(0))
+        if work < LITTLE_WORK:
+            return 0
+        from loky import cpu_count
+
+        # What a container's quota allows, where it allows less than the machine has.
+        return int(cpu_count())
 
     @contextmanager
     def _workers(self, width: int, tasks: Sequence[Task]) -> Iterator[Workers]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crowdplay_lake.errors import InvalidLake, RawDataError, printable
+from crowdplay_lake.errors import CrowdPlayLakeError, InvalidArgument, InvalidLake, RawDataError, printable
 from crowdplay_lake.layout import LakePaths, Part
 from crowdplay_lake.parts import GameWriter
 from crowdplay_lake.schema import FRAMES, STEPS
@@ -200,7 +200,14 @@ def _convert_file(
     except RawDataError as error:
         return rejected(error.reason, error.step)
     except MemoryError:
-        return rejected("needs more memory than a worker may have; give more with --worker-memory")
+        # Without a stamp: another run, with more memory, tries it again.
+        reason = "needs more memory than a worker may have; give more with --worker-memory"
+        return Rejection(file.name, file.size, sha256, None, reason)
+    except InvalidArgument as error:
+        return Rejection(file.name, file.size, sha256, None, str(error))
+    except (CrowdPlayLakeError, ImportError):
+        # Of this worker, not of the file.
+        raise
     except OSError as error:
         return Rejection(file.name, file.size, sha256, None, f"cannot be read: {error.strerror or error}")
     except Exception as error:

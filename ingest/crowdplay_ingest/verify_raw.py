@@ -72,8 +72,10 @@ def verify_raw(
     sample, progress = sample or RawSample(), progress or silent
     snapshot = open_snapshot(lake)
     rows = {row["episode_id"]: row for row in snapshot.read(EPISODES.name).to_pylist() if row["n_steps"] is not None}
-    files = open_source(str(raw)).episodes()
-    findings = list(_missing(snapshot, files, rows))
+    source = open_source(str(raw))
+    files = source.episodes()
+    findings = [Finding(f"cannot be looked at: {reason}", name) for name, reason in source.unreadable]
+    findings += _missing(snapshot, files, rows)
     chosen = sample.chosen([file for file in files if file.episode_id in rows], rows)
     replay = Replay(snapshot.paths)
     total, done = sum(rows[file.episode_id]["n_steps"] for file in chosen), 0

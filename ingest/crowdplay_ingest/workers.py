@@ -26,6 +26,8 @@ from .tasks import Counters, Rejection, Task, TaskResult, run_task
 __all__ = ["Workers", "dask_executor", "on_executor", "on_processes", "run_tasks", "this_process"]
 
 POLL = 0.25  # seconds between two looks at the counters
+# Seconds that the running tasks of somebody else's executor may take to end, where the ingest ends before them.
+STOPPING = 300.0
 # A file whose worker died twice while it was alone is the cause.
 ATTEMPTS = 2
 # Deaths in a row, none of the tasks done, after which it is not the files.
@@ -85,15 +87,26 @@ class _OnExecutor:
         self._limits = limits
         # A cluster may grow: let it see all there is to do. It tells nothing before a task is done.
         self.at_once = 1_000_000
+        self._futures: set[Future[TaskResult]] = set()
 
     def submit(self, task: Task) -> Future[TaskResult]:
         try:
-            return self._executor.submit(run_task, self._paths, task, self._limits)
+            future = self._executor.submit(run_task, self._paths, task, self._limits)
+            self._futures.add(future)
+            future.add_done_callback(self._futures.discard)
+            return future
         except BrokenExecutor as error:
             raise WorkersLost(f"the executor is broken, and only whoever made it can make another: {error}") from error
 
     def renew(self) -> None:
         pass
+
+    def stop(self) -> None:
+        """Begin no more tasks, and wait for those that run: what they write, nobody would name."""
+        futures = list(self._futures)
+        for future in futures:
+            future.cancel()
+        wait(futures, timeout=STOPPING)
 
     def progress(self) -> None:
         return None
@@ -194,7 +207,11 @@ def on_processes(count: int, memory: int, paths: LakePaths, limits: Limits, task
 @contextmanager
 def on_executor(executor: Executor, paths: LakePaths, limits: Limits) -> Iterator[Workers]:
     """An executor of the caller's."""
-    yield _OnExecutor(executor, paths, limits)
+    workers = _OnExecutor(executor, paths, limits)
+    try:
+        yield workers
+    finally:
+        workers.stop()
 
 
 @contextmanager
@@ -296,12 +313,12 @@ class _Queue:
         if task is not self._alone:
             self._suspects.append(task)
         elif len(task.files) > 1:
-            self._suspects.extend(Task(task.number, (file,)) for file in task.files)
+            self._suspects.extendleft(Task(task.number, (file,)) for file in reversed(task.files))
         else:
             name = task.files[0][1].name
             self._lost[name] += 1
             if self._lost[name] < ATTEMPTS:
-                self._suspects.append(task)
+                self._suspects.appendleft(task)
             else:
                 yield task
 
@@ -314,7 +331,7 @@ def _is_lost(error: BaseException) -> bool:
 def _blamed(task: Task) -> TaskResult:
     ((_, file),) = task.files
     reason = "its worker died, each time alone with it: most likely it needs more memory than there is"
-    return TaskResult(rejected=[Rejection(file.name, file.size, None, file.stamp, reason)])
+    return TaskResult(rejected=[Rejection(file.name, file.size, None, None, reason)])
 
 
 def _explained(error: BaseException) -> BaseException:
