@@ -19,7 +19,7 @@ from .query import Database, Parameters, QueryResult
 from .schema import EPISODES, TABLES
 from .snapshot import Snapshot, open_snapshot
 from .storage import AnyPath, as_path
-from .views import define_views
+from .views import VIEWS, define_views
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -124,9 +124,10 @@ class Lake:
     def sql(self, query: str, params: Parameters = None, tables: Mapping[str, Any] | None = None) -> QueryResult:
         """Run one reading SQL statement.
 
-        It sees the tables of `schema` and the view `episode_agents`: one row per episode and agent, with everything
+        It sees the tables of the lake and three views. `episode_agents`: one row per episode and agent, with everything
         known of the episode, its environment and its user as typed columns (`score`, `time_played` in seconds, `game`,
-        …). ``params``: values for ``?`` or ``$name``. ``tables``: frames of your own to join in, by name.
+        …); `environment_agents`: the same per sitting; `episode_steps`: steps with their episode. See `schema`.
+        ``params``: values for ``?`` or ``$name``. ``tables``: frames of your own to join in, by name.
 
         Raises UnknownColumn and UnknownTable with the nearest names, QueryNotAllowed for what would write or leave the
         lake, QueryError for the rest.
@@ -137,13 +138,33 @@ class Lake:
         """The tables and views that `sql` sees, with their columns."""
         return {name: columns for name, columns in self._database.names().items() if not name.startswith("_")}
 
+    def schema(self, table: str | None = None) -> QueryResult:
+        """What `sql` sees, documented: a row (table, column, type, meaning) a column, of ``table`` or of all.
+
+        A table's own row comes first, with an empty column name. Raises UnknownTable with the nearest names.
+        """
+        if table is not None and table not in (known := self.tables()):
+            raise UnknownTable(table, known)
+        return self.sql(
+            """
+            SELECT "table", "column", type, meaning FROM (
+                SELECT view_name AS "table", '' AS "column", '' AS type, comment AS meaning, 0 AS place
+                FROM duckdb_views() WHERE NOT internal
+                UNION ALL
+                SELECT table_name, column_name, data_type, coalesce(comment, ''), column_index
+                FROM duckdb_columns() WHERE NOT internal
+            ) WHERE $table IS NULL OR "table" = $table ORDER BY "table", place
+            """,
+            {"table": table},
+        )
+
     def scan(self, table: str) -> pl.LazyFrame:
         """A table as a Polars LazyFrame: partitions and columns that a query does not need are not read.
 
         Raises UnknownTable.
         """
-        if table == "episode_agents":
-            raise InvalidArgument("episode_agents is a view of SQL: lake.sql('SELECT … FROM episode_agents').pl()")
+        if table in VIEWS:
+            raise InvalidArgument(f"{table} is a view of SQL: lake.sql('SELECT … FROM {table}').pl()")
         if table not in TABLES:
             raise UnknownTable(table, TABLES)
         spec = TABLES[table]

@@ -42,7 +42,7 @@ __all__ = ["Database", "QueryResult", "identifier", "literal"]
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
-_READS = "a lake is read-only through SQL: change one with 'crowdplay-lake ingest'"
+_READS = "a lake is read-only through SQL: change one with 'crowdplay-lake ingest' or 'crowdplay-lake annotate'"
 
 
 def identifier(name: str) -> str:

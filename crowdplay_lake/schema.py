@@ -293,11 +293,11 @@ def as_markdown() -> str:
         lines += ["| column | type | meaning |", "| --- | --- | --- |"]
         rows = [f"| `{c.name}` | {c.type} | {c.doc} |" for c in table.columns if c.name not in RAM_COLUMNS[1:]]
         lines += [row.replace("| `ram_00` |", "| `ram_00` … `ram_7f` |").replace("byte 0x00", "bytes") for row in rows]
-    lines += ["", _WIDE_VIEW]
+    lines += ["", _VIEWS]
     return "\n".join(lines)
 
 
-_WIDE_VIEW = """## episode_agents
+_VIEWS = """## episode_agents
 
 A view, in SQL only. One row per episode and agent: what `episodes`, `environments` and `users` say of them, and every
 keyword as a typed column.
@@ -312,4 +312,20 @@ keyword as a typed column.
 - `first_done_step` is the agent's first step with `done` set, `frame_limit_reached` whether that was the frame limit.
 
 In `lake.episodes(where)` an episode qualifies if any of its agents does; name `agent_id` to choose.
+
+## environment_agents
+
+A view, in SQL only. One row per environment and agent: what `environments` and `users` say of them, how many episodes
+the sitting has (`n_episodes`) and how many steps they have together (`n_steps`), and every keyword as a typed column,
+named as above: those of the agent on its environment bare, those under 'all' with the prefix `environment_`.
+
+## episode_steps
+
+A view, in SQL only. `steps`, with `environment_id`, `task_id`, `task`, `source`, `created_on` and `n_steps` of the
+episode. For what is known of the agent, join `episode_agents` on `episode_id` and `agent_id`.
+
+## In a lake of your own
+
+`crowdplay-lake schema LAKE [TABLE]`, or `lake.schema()`, shows all of this with the keywords that are in there: whose
+they are, of which types and how often. The same texts are comments in SQL's catalog (`duckdb_columns()`).
 """

@@ -27,7 +27,7 @@ from crowdplay_lake.schema import TABLES
 
 # Each enters its commands when it is imported, as `main` does.
 MODULES = (commands, ingesting, maintenance)
-COMMANDS = ["record", "ingest", "info", "sql", "export", "verify", "log", "compact", "vacuum", "remove"]
+COMMANDS = ["record", "ingest", "info", "schema", "sql", "export", "verify", "log", "compact", "vacuum", "remove"]
 MAIN = "from crowdplay_lake.cli import main; main()"
 
 
@@ -76,6 +76,21 @@ def test_the_commands_are_those() -> None:
     ) == sorted(COMMANDS)
     for command in COMMANDS:
         assert command in text
+
+
+def test_schema_shows_what_can_be_asked(ingested: tuple[Path, Any]) -> None:
+    path = ingested[0]
+    text = run("schema", path, "episode_agents")
+    assert "keyword 'Score' of the agent on its episode" in text
+    assert "environments:" not in text
+    tables = {table["table"]: table["columns"] for table in json.loads(run("schema", path, "--output", "json"))}
+    assert {"steps", "episode_agents", "environment_agents", "episode_steps", "keyword_data"} <= set(tables)
+    assert len(tables["steps"]) == 141
+    # 128 columns that say the same are one line for a person.
+    assert run("schema", path, "steps").count("ram_") == 3
+    wrong = invoke("schema", path, "episode_agent")
+    assert wrong.exit_code != 0
+    assert "did you mean 'episode_agents'?" in str(wrong.exception)
 
 
 def test_without_a_command_there_is_help() -> None:

@@ -23,7 +23,7 @@ from crowdplay_ingest.recording_metadata import Rows, put_rows
 from crowdplay_lake import Episode, Episodes, Lake
 from crowdplay_lake.errors import UnknownAgent, UnknownColumn, UnknownEnvironment, UnknownEpisode, UnknownTable
 from crowdplay_lake.schema import TABLES
-from crowdplay_lake.views import column_name
+from crowdplay_lake.wide import column_name
 
 FIRST, SECOND = "game_0>player_0", "game_0>player_1"
 
@@ -35,7 +35,7 @@ def test_a_lake_says_what_it_is(lake: Lake, ingested: tuple[Path, IngestSummary]
     assert lake.commit == ingested[1].commit
     assert repr(lake) == f"Lake({str(lake.path)!r}, commit={lake.commit})"
     assert list(TABLES) == [name for name in TABLES if name in lake.tables()]
-    assert set(lake.tables()) == {*TABLES, "episode_agents"}
+    assert set(lake.tables()) == {*TABLES, "episode_agents", "environment_agents", "episode_steps"}
     for name, table in TABLES.items():
         assert lake.tables()[name] == table.schema.names
 

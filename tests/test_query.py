@@ -83,6 +83,73 @@ def test_share_of_an_ai_per_two_player_episode(lake: Lake, trajectories: dict[st
     assert {0.0, 0.5} < set(expected.values())
 
 
+def test_environment_agents_hold_what_each_environment_says(lake: Lake) -> None:
+    result = lake.sql("FROM environment_agents")
+    rows = {(r["environment_id"], r["agent_id"]): r for r in result.pl().to_dicts()}
+    expected: dict[tuple[str | None, str], list[Any]] = defaultdict(list)
+    for episode in lake.episodes():
+        if episode.environment_id is not None:
+            for agent in {*episode.agents, *episode.environment.users}:
+                expected[episode.environment_id, agent].append(episode)
+    assert rows.keys() == expected.keys()
+    assert len(result) == len(rows)
+    seen = set()
+    for (environment_id, agent), row in rows.items():
+        environment = lake.environment(str(environment_id))
+        episodes = expected[environment_id, agent]
+        user = environment.users.get(agent)
+        assert (row["task_id"], row["n_episodes"]) == (environment.task_id, len(episodes))
+        assert row["n_steps"] == sum(map(len, episodes))
+        assert row["permanent_user_id"] == (user.permanent_user_id if user else None)
+        own = environment.keyword_data.get(agent, {})
+        assert row["score"] == own.get("Score")
+        played = own.get("Time played")
+        assert row["time_played"] == (None if played is None else pytest.approx(played.total_seconds()))
+        assert row["environment_source"] == environment.keyword_data["all"].get("source")
+        seen |= {name for name in ("score", "time_played") if row[name] is not None}
+    assert seen == {"score", "time_played"}
+
+
+def test_episode_steps_are_steps_with_what_their_episode_says(lake: Lake) -> None:
+    assert (
+        lake.sql("SELECT count(*) FROM episode_steps").fetchall() == lake.sql("SELECT count(*) FROM steps").fetchall()
+    )
+    rows = lake.sql(
+        """SELECT task_id, environment_id, max(n_steps), count(DISTINCT step), sum(reward), min(ram_1c)
+           FROM episode_steps GROUP BY episode_id, task_id, environment_id ORDER BY episode_id"""
+    ).fetchall()
+    expected = []
+    for episode in lake.episodes():
+        tables = [episode.steps(agent) for agent in episode.agents]
+        rewards = sum(sum(table["reward"].to_pylist()) for table in tables)
+        lowest = min((v for table in tables for v in table["ram_1c"].to_pylist() if v is not None), default=None)
+        environment = episode.environment
+        expected.append((environment.task_id, environment.environment_id, len(episode), len(episode), rewards, lowest))
+    assert rows == expected
+
+
+def test_everything_that_can_be_asked_is_documented(lake: Lake) -> None:
+    rows = lake.schema().fetchall()
+    named = {(table, column): (kind, meaning) for table, column, kind, meaning in rows}
+    assert {table for table, _ in named} == set(lake.tables())
+    for (table, column), (kind, meaning) in named.items():
+        assert meaning or column[:4] == "ram_", (table, column)
+        assert kind or not column
+    assert named["episode_agents", "time_played"][0] == "DOUBLE"
+    assert named["episode_agents", "time_played"][1].endswith("timedelta; in seconds")
+    assert lake.schema("users").columns == ["table", "column", "type", "meaning"]
+    assert {row[0] for row in lake.schema("users")} == {"users"}
+    with pytest.raises(UnknownTable, match="did you mean 'users'"):
+        lake.schema("user")
+
+
+def test_the_catalog_has_the_same_texts(lake: Lake) -> None:
+    found = lake.sql("SELECT comment FROM duckdb_columns() WHERE table_name = 'episodes' AND column_name = 'n_steps'")
+    assert found.fetchall() == [(named["meaning"],) for named in lake.schema("episodes").pl().to_dicts()
+                                if named["column"] == "n_steps"]  # fmt: skip
+    assert "emulator steps" in found.fetchall()[0][0]
+
+
 # What is allowed
 
 

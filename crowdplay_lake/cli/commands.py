@@ -133,6 +133,34 @@ def _print_info(opened: Lake, games: QueryResult, tables: list[tuple[str, int, i
     print_table("tables", ["table", "rows", "parts", "size"], sizes)
 
 
+@app.command(epilog="Example: crowdplay-lake schema lake/ episode_agents")
+def schema(
+    lake: LakeArgument,
+    table: Annotated[str | None, typer.Argument(metavar="TABLE", help="One table or view; all by default.")] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show what can be asked: every table and view, its columns, and what they mean."""
+    from ..lake import Lake
+    from ..schema import RAM_COLUMNS
+
+    rows = Lake(lake).schema(table).fetchall()
+    names = dict.fromkeys(row[0] for row in rows)
+    columns = {name: [row[1:4] for row in rows if row[0] == name and row[1]] for name in names}
+    meanings = {row[0]: row[3] for row in rows if not row[1]}
+    if output is Output.JSON:
+        keys = ("column", "type", "meaning")
+        print_json(
+            [
+                {"table": name, "meaning": meanings[name], "columns": [dict(zip(keys, c, strict=True)) for c in own]}
+                for name, own in columns.items()
+            ]
+        )
+        return
+    for name, own in columns.items():
+        shown = [row for row in own if row[0] not in RAM_COLUMNS[1:]]
+        print_table(f"{name}: {meanings[name]}", ["column", "type", "meaning"], shown)
+
+
 @app.command(epilog="Example: crowdplay-lake sql lake/ 'SELECT game, count(*) AS n FROM episodes GROUP BY game'")
 def sql(
     lake: LakeArgument,
