@@ -150,10 +150,21 @@ class Episode:
         data = self._lake._episode_keywords.of(self.episode_id)
         return {**{agent: {} for agent in self.agents}, **data}
 
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Of a raw frame: (210, 160, 3). Raises NoTrajectory where only the metadata is known."""
+        len(self)
+        return tuple(self._row["frame_shape"])
+
     def first_done(self, agent: str = DEFAULT_AGENT) -> tuple[int | None, bool]:
         """(the agent's first step with done set or None, whether that was the frame limit and not the game's end)."""
         index = self._agent_index(agent)
         return self._row["first_done_step"][index], bool(self._row["frame_limit_reached"][index])
+
+    @property
+    def has_trajectory(self) -> bool:
+        """Whether its pickle was ingested, or only its metadata."""
+        return self._row["n_steps"] is not None
 
     def __len__(self) -> int:
         """Steps. Raises NoTrajectory where only the metadata is known."""
@@ -328,7 +339,7 @@ class Episode:
         )
         emitted = observations.steps
         rows = self.steps(agent, ("action", "reward", "done"))
-        self._require(rows, agent)
+        self.require(rows, agent)
         return ProcessedTrajectory(
             np.asarray(observations),
             rows["action"].to_numpy().astype(np.int64)[emitted],
@@ -336,8 +347,8 @@ class Episode:
             rows["done"].to_numpy().astype(np.int64)[emitted],
         )
 
-    def _require(self, rows: pa.Table, agent: str) -> None:
-        """Every step must carry these fields; `get_raw_trajectory` has the others as they are."""
+    def require(self, rows: pa.Table, agent: str) -> None:
+        """Raise InvalidArgument, with the step, unless every row has every field: raw trajectories may lack some."""
         for name in rows.column_names:
             if rows[name].null_count:
                 step = rows[name].is_null().to_pylist().index(True)

@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 from .episode import Environment, Episode, User
 from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, UnknownTable
 from .keywords import keyword_value
+from .observations import ObservationParameters
 from .query import Database, Parameters, QueryResult
+from .scan import Emission, scan_observations
 from .schema import EPISODES, TABLES
 from .snapshot import Snapshot, open_snapshot
 from .storage import AnyPath, as_path
@@ -186,6 +188,31 @@ class Lake:
         # The partition's type is said: "007" is a text here.
         frame = pl.scan_parquet(files, glob=False, hive_partitioning=True, hive_schema={spec.partition: pl.String})
         return frame.select(spec.schema.names)
+
+    def scan_observations(
+        self,
+        where: str | None = None,
+        params: Parameters = None,
+        downsample_frequency: int = 1,
+        downsample_offset: int = 0,
+        final_step: bool = True,
+        parameters: ObservationParameters | None = None,
+    ) -> pl.LazyFrame:
+        """Emitted steps with their observations as a Polars LazyFrame; what a query does not need is not made.
+
+        A row for every emitted step of every agent of the episodes that satisfy ``where`` (as in `episodes`) and have
+        a trajectory: the columns of `steps`, where ``reward`` is the sum since the last emitted step, and
+        ``observation``, Array(UInt8, (84, 84, 4)) by default; ``parameters`` as `Episode.observations` takes them.
+
+        >>> from crowdplay_lake.observations import ObservationParameters       # doctest: +SKIP
+        >>> frame = lake.scan_observations("score >= 50", downsample_frequency=4)   # doctest: +SKIP
+        >>> frame.filter(pl.col("user_type") == 1).select("observation", "action").head(32).collect()  # doctest: +SKIP
+
+        Raises InvalidArgument where the observations would not all have one shape.
+        """
+        episodes = [episode for episode in self.episodes(where, params) if episode.has_trajectory]
+        emission = Emission(downsample_frequency, downsample_offset, final_step)
+        return scan_observations(episodes, emission, parameters or ObservationParameters())
 
     # Episodes
 

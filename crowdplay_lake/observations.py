@@ -71,6 +71,22 @@ class ObservationParameters:
         """Steps before an emitted one that its observation shows."""
         return (self.stack_n - 1) * self.skip_n + self.max_n - 1
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of an observation: uint8, or float32 in [0, 1] with scale."""
+        return np.dtype(np.float32 if self.scale else np.uint8)
+
+    def shape(self, frame_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of one observation of raw frames of ``frame_shape``. Raises InvalidArgument where they are not RGB."""
+        if not (len(frame_shape) == 3 and frame_shape[2] == 3):
+            raise InvalidArgument(
+                f"frames of shape {frame_shape} are processed already (an AI roll-out): "
+                "take them from get_raw_trajectory()"
+            )
+        image = (self.warp_height, self.warp_width) if self.warp else frame_shape[:2]
+        channels = self.stack_n if self.warp else 3 * self.stack_n
+        return (channels, *image) if self.framestack_axis_first else (*image, channels)
+
 
 def emitted_steps(n_steps: int, frequency: int = 1, offset: int = 0, final_step: bool = True) -> npt.NDArray[np.int64]:
     """The steps a processed trajectory holds, ascending.
@@ -113,24 +129,14 @@ class Observations:
 
     def __init__(self, source: ScreenLog, steps: npt.NDArray[np.int64], parameters: ObservationParameters) -> None:
         screen = source.screen
-        if not screen.is_rgb:
-            raise InvalidArgument(
-                f"frames of shape {screen.shape} are processed already (an AI roll-out): "
-                "take them from get_raw_trajectory()"
-            )
+        self.shape: tuple[int, ...] = (len(steps), *parameters.shape(screen.shape))
+        self.dtype: np.dtype[Any] = parameters.dtype
         self._source = source
         self._steps = steps
         self._parameters = parameters
-        height, width = screen.shape[:2]
         if parameters.warp:
             # Refuses an enlargement here, before anything is computed.
-            self._warp = warp_for((height, width), (parameters.warp_height, parameters.warp_width))
-            image, channels = (parameters.warp_height, parameters.warp_width), parameters.stack_n
-        else:
-            image, channels = (height, width), 3 * parameters.stack_n
-        one = (channels, *image) if parameters.framestack_axis_first else (*image, channels)
-        self.shape: tuple[int, ...] = (len(steps), *one)
-        self.dtype: np.dtype[Any] = np.dtype(np.float32 if parameters.scale else np.uint8)
+            self._warp = warp_for(screen.shape[:2], (parameters.warp_height, parameters.warp_width))
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:

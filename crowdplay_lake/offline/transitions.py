@@ -79,7 +79,7 @@ def segments(episodes: Iterable[Episode], conversion: Conversion) -> Iterator[Se
         user_type = rows["user_type"].fill_null(0).to_numpy()[:end]
         # What comes after the agent's end is not its trajectory.
         rows = rows.slice(0, end)
-        episode._require(rows.select(["action", "reward"]), conversion.agent)
+        episode.require(rows.select(["action", "reward"]), conversion.agent)
         actions = rows["action"].to_numpy().astype(np.int64)
         rewards = rows["reward"].to_numpy().astype(np.float64)
         for start, stop in _runs(user_type, conversion.controlled_by):
