@@ -18,10 +18,10 @@ DEMO_SECONDS ?= 6
 IN_PARALLEL := --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick soak lint types bench docs format clean distclean
+.PHONY: help demo test quick soak lint types bench bench-scale docs format clean distclean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(DEMO_READY) ## set up, then the main job on real games: record, ingest, ask, and leave a picture in demo/
 	rm -rf demo
@@ -61,6 +61,9 @@ types: $(TEST_READY) ## mypy, strict
 bench: $(TEST_READY) ## size and reading speed of a lake against CrowdPlay's raw files, speed and memory of ingest
 	$(BIN)/python -m benchmarks.reader
 	$(BIN)/python -m benchmarks.ingest
+
+bench-scale: $(TEST_READY) ## questions to a million generated episodes and 60 million steps (15 minutes, 8 GB of disk)
+	$(BIN)/python -m benchmarks.at_scale
 
 docs: $(DEMO_READY) ## write the pages that are made from the code
 	$(BIN)/python -c "from crowdplay_lake.schema import as_markdown; print(as_markdown(), end='')" > docs/tables.md

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .query import Database, identifier, literal
-from .schema import ALL_AGENTS, ENVIRONMENTS, EPISODES, USERS
+from .schema import ALL_AGENTS, ENVIRONMENTS, EPISODES, TABLES, USERS
 
 __all__ = ["View", "column_name", "wide_views"]
 
@@ -86,6 +86,12 @@ class _Join:
     whose: str  # for the documentation
 
     @property
+    def keys(self) -> list[str]:
+        """What a pivoted row is known by. The partition is among them: so a query about one game reads no other's."""
+        partition = TABLES[self.table].partition
+        return [self.owner, *(["agent_id"] if self.by_agent else []), *([partition] if partition else [])]
+
+    @property
     def agents(self) -> str:
         return f"{'<>' if self.by_agent else '='} {literal(ALL_AGENTS)}"
 
@@ -95,15 +101,7 @@ def _keyword_columns(database: Database, join: _Join, taken: set[str], reserved:
         f"SELECT key, value_type, count(*), max(abs(value_double)) FROM {join.table} WHERE agent_id {join.agents} "
         "GROUP BY ALL ORDER BY key, value_type"
     )
-    # CrowdPlay itself writes both 'Active playtime' and 'Active Playtime': one thing, one column, unless somebody has
-    # both.
-    apart = {
-        folded
-        for (folded,) in database.fetch(
-            f"SELECT DISTINCT lower(key) FROM {join.table} GROUP BY {join.owner}, agent_id, lower(key) "
-            "HAVING count(*) > 1"
-        )
-    }
+    apart = _kept_apart(database, join, {key for key, *_ in rows})
     types_of: dict[str, dict[str, int]] = {}
     keys_of: dict[str, dict[str, None]] = {}
     largest: dict[str, float] = {}
@@ -126,6 +124,24 @@ def _keyword_columns(database: Database, join: _Join, taken: set[str], reserved:
     return columns
 
 
+def _kept_apart(database: Database, join: _Join, keys: set[str]) -> set[str]:
+    """Keys, in small letters, whose spellings have columns of their own, since somebody has more than one.
+
+    CrowdPlay itself writes both 'Active playtime' and 'Active Playtime': one thing, so one column.
+    """
+    spellings: dict[str, list[str]] = {}
+    for key in keys:
+        spellings.setdefault(key.lower(), []).append(key)
+    several = [literal(key) for found in spellings.values() if len(found) > 1 for key in found]
+    if not several:
+        return set()
+    found = database.fetch(
+        f"SELECT DISTINCT lower(key) FROM {join.table} WHERE agent_id {join.agents} AND key IN ({', '.join(several)}) "
+        f"GROUP BY {join.owner}, agent_id, lower(key) HAVING count(*) > 1"
+    )
+    return {folded for (folded,) in found}
+
+
 def _told(keys: Iterable[str], join: _Join, types: Mapping[str, int]) -> str:
     """What a keyword's column means: whose keyword it is, and which values it has."""
     values = ", ".join(f"{count:,} {name}" for name, count in types.items())
@@ -135,15 +151,15 @@ def _told(keys: Iterable[str], join: _Join, types: Mapping[str, int]) -> str:
 
 def _pivot(join: _Join, columns: list[_KeywordColumn]) -> str:
     """Keys as columns: one row per owner, or per owner and agent."""
-    keys = [join.owner, "agent_id"] if join.by_agent else [join.owner]
-    picked = [
-        c.cast.format(f"any_value({c.value} ORDER BY key) FILTER (key IN ({', '.join(map(literal, c.keys))}))")
-        + f" AS {identifier(c.name)}"
-        for c in columns
-    ]
+    picked = []
+    for c in columns:
+        # The order costs, and counts where there are several spellings only.
+        value = c.value if len(c.keys) == 1 else f"{c.value} ORDER BY key"
+        first = f"any_value({value}) FILTER (key IN ({', '.join(map(literal, c.keys))}))"
+        picked.append(f"{c.cast.format(first)} AS {identifier(c.name)}")
     return (
-        f"SELECT {', '.join([*keys, *picked])} FROM {join.table} WHERE agent_id {join.agents} "
-        f"GROUP BY {', '.join(keys)}"
+        f"SELECT {', '.join([*join.keys, *picked])} FROM {join.table} WHERE agent_id {join.agents} "
+        f"GROUP BY {', '.join(join.keys)}"
     )
 
 
@@ -163,7 +179,8 @@ agents_of AS (
     -- An episode without a trajectory has the agents that its metadata tells of.
     SELECT DISTINCT e.episode_id, known.agent_id, CAST(NULL AS INTEGER), CAST(NULL AS BOOLEAN)
     FROM episodes e JOIN (
-        SELECT episode_id, agent_id FROM keyword_data WHERE agent_id <> 'all'
+        SELECT episode_id, agent_id FROM keyword_data
+        WHERE agent_id <> 'all' AND episode_id IN (SELECT episode_id FROM episodes WHERE agents IS NULL)
         UNION
         SELECT episodes.episode_id, users.agent_id FROM episodes JOIN users USING (environment_id)
     ) known USING (episode_id)
@@ -292,9 +309,7 @@ def _wide_view(database: Database, wide: _Wide, reserved: set[str]) -> View:
         common.append(f"k{index} AS ({_pivot(join, columns)})")
         selected += [f"k{index}.{identifier(c.name)}" for c in columns]
         docs |= {c.name: c.doc for c in columns}
-        on = f"k{index}.{join.owner} = e.{join.owner}" + (
-            f" AND k{index}.agent_id = a.agent_id" if join.by_agent else ""
-        )
+        on = " AND ".join(f"k{index}.{key} = {'a' if key == 'agent_id' else 'e'}.{key}" for key in join.keys)
         joined.append(f"LEFT JOIN k{index} ON {on}")
     sql = f"WITH {', '.join(common)} SELECT {', '.join(selected)} FROM {wide.base} {' '.join(joined)}"
     return View(wide.name, wide.doc, sql, docs)

@@ -1,0 +1,198 @@
+"""Questions to lakes of the published size and beyond: `python -m benchmarks.at_scale --help`.
+
+Two kinds of lake, both generated and plainly so (`generated`): metadata made up for so many episodes, and recorded
+steps repeated under other ids. Each question is asked in a process of its own, twice: from opening the lake, and again
+of the open lake. Before that, answers about metadata are checked against a loop over a lake of 1,000 episodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from rich.console import Console
+
+from crowdplay_ingest.pipeline import IngestOptions, ingest
+from crowdplay_ingest.recorder import RecordingOptions, record, sample_plan
+from crowdplay_lake import CrowdPlayLakeError, Lake
+
+from . import memory
+from .generated import AGENT, made_up_metadata, repeat_steps
+from .ingest import replace_section
+from .machine import cores, processor, versions
+from .report import Report, Table
+
+PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
+BEGIN = "<!-- measured: python -m benchmarks.at_scale --write -->\n"
+CHECKED = 1_000
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a lake, and the same by a loop over its episodes."""
+
+    text: str
+    ask: Callable[[Lake], object]
+    loop: Callable[[Lake], object] | None = None
+
+
+def _left_and_scored(lake: Lake) -> list[str]:
+    """The documentation's list comprehension."""
+    return [
+        e.episode_id
+        for e in lake.episodes()
+        if e.environment.keyword_data["all"]["game"] == "space_invaders"
+        and e.environment.keyword_data["all"]["task"] == "left"
+        and e.keyword_data[AGENT]["Score"] >= 50
+    ]
+
+
+def _per_task(lake: Lake) -> list[tuple[object, ...]]:
+    scores: dict[str, list[int]] = {}
+    for e in lake.episodes():
+        scores.setdefault(str(e.environment.task_id), []).append(e.keyword_data[AGENT]["Score"])
+    return [(task, len(s), round(sum(s) / len(s), 6)) for task, s in sorted(scores.items())]
+
+
+LEFT_AND_SCORED = "game = 'space_invaders' AND task = 'left' AND score >= 50"
+
+METADATA = (
+    Question("number of episodes", lambda lake: len(lake.episodes()), lambda lake: len(list(lake.episodes()))),
+    Question(
+        "game, task and Score >= 50: `lake.sql`",
+        lambda lake: [
+            row[0]
+            for row in lake.sql(
+                f"SELECT episode_id FROM episode_agents WHERE {LEFT_AND_SCORED} ORDER BY ALL"
+            ).fetchall()
+        ],
+        _left_and_scored,
+    ),
+    Question("the same: `lake.episodes(where)`", lambda lake: lake.episodes(LEFT_AND_SCORED).ids, _left_and_scored),
+    Question(
+        "episodes and mean Score a task",
+        lambda lake: lake.sql(
+            "SELECT task_id, count(*), round(avg(score), 6) FROM episode_agents GROUP BY task_id ORDER BY task_id"
+        ).fetchall(),
+        _per_task,
+    ),
+    Question("the same: a list comprehension", _left_and_scored),
+)
+
+STEPS = (
+    Question(
+        "mean of a RAM byte, an episode",
+        lambda lake: lake.sql("SELECT episode_id, avg(ram_1c) FROM steps GROUP BY episode_id").arrow(),
+    ),
+    Question(
+        "steps with a RAM byte < 60, a game",
+        lambda lake: lake.sql("SELECT game, count(*) FROM steps WHERE ram_1c < 60 GROUP BY game").arrow(),
+    ),
+    Question(
+        "hours an AI plays, a task",
+        lambda lake: lake.sql(
+            "SELECT task, count(*) / 216000 FROM episode_steps WHERE user_type = 2 GROUP BY task"
+        ).arrow(),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Seconds, and MiB at most."""
+
+    opening: float
+    again: float
+    peak: int
+
+
+def asked(path: Path, number: int, questions: str) -> Answer:
+    """Ask one question, in a process of its own."""
+    question = {"metadata": METADATA, "steps": STEPS}[questions][number]
+    begun = time.perf_counter()
+    lake = Lake(path)
+    question.ask(lake)
+    opening = time.perf_counter() - begun
+    begun = time.perf_counter()
+    question.ask(lake)
+    return Answer(opening, time.perf_counter() - begun, memory.peak() // 2**20)
+
+
+def check(path: Path) -> None:
+    """Every question with a loop gives what the loop gives."""
+    lake = Lake(path)
+    for question in METADATA:
+        if question.loop is not None and question.ask(lake) != question.loop(lake):
+            raise SystemExit(f"{question.text}: a loop gives something else; nothing is reported")
+
+
+def table(path: Path, questions: str, say: Console) -> Table:
+    rows = []
+    for number, question in enumerate({"metadata": METADATA, "steps": STEPS}[questions]):
+        say.print(f"{question.text} …", markup=False)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+            answer = executor.submit(asked, path, number, questions).result()
+        rows.append((question.text, f"{answer.opening:,.2f}", f"{answer.again:,.3f}", f"{answer.peak:,}"))
+    return Table(("question", "from opening, s", "again, s", "peak, MiB"), rows)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks.at_scale", description="Questions to large lakes.")
+    parser.add_argument("--episodes", type=int, nargs="*", default=[10_000, 1_000_000], help="of made-up metadata")
+    parser.add_argument("--steps", type=int, nargs="*", default=[6_000_000, 60_000_000], help="of repeated recordings")
+    parser.add_argument("--folder", type=Path, help="where the lakes are made: 5 GB for 60,000,000 steps")
+    parser.add_argument("--write", action="store_true", help=f"write the section of {PAGE.parent.name}/{PAGE.name}")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    say = Console(stderr=True, highlight=False)
+    report = Report("Measured at size")
+    with tempfile.TemporaryDirectory(prefix="crowdplay-lake-bench-", dir=options.folder) as folder:
+        work = Path(folder)
+        try:
+            made_up_metadata(work / "checked", CHECKED)
+            check(work / "checked")
+            for episodes in options.episodes:
+                say.print(f"making the metadata of {episodes:,} episodes …")
+                made_up_metadata(path := work / f"episodes-{episodes}", episodes)
+                report.add(f"Metadata of {episodes:,} generated episodes", table(path, "metadata", say))
+            if options.steps:
+                say.print("recording …")
+                record(work / "raw", sample_plan(10), RecordingOptions(protocol=5, compression="none"))
+            for steps in options.steps:
+                say.print(f"repeating recorded steps up to {steps:,} …")
+                ingest(work / "raw", path := work / f"steps-{steps}", IngestOptions(workers=0))
+                repeat_steps(path, steps)
+                size = sum(part.size for part in Lake(path).snapshot.parts("steps"))
+                title = f"{steps:,} steps, recorded ones repeated: `steps` has {size / 1e9:,.2f} GB"
+                report.add(title, table(path, "steps", say))
+        except CrowdPlayLakeError as error:
+            say.print(str(error), markup=False)
+            return 1
+    report.add(
+        "Method",
+        [
+            f"Machine: {cores()} cores, {processor()}. {versions()}.",
+            "Wall-clock time, all cores, files in the page cache. Each question in a process of its own: from opening "
+            "the lake to the answer, then once more. The peak is of the process, imports included.",
+            "Everything here is generated: made-up metadata, ten keys an episode; recorded steps repeated under other "
+            "ids, their RAM bytes shifted so that copies are not compressed away.",
+        ],
+    )
+    if options.write:
+        replace_section(PAGE, BEGIN, report.markdown())
+    report.show(Console())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
