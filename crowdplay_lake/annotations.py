@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from .commit import Change, Writer, writing
 from .errors import InvalidArgument, RawDataError, UnknownAgent, UnknownEnvironment, UnknownEpisode, printable
 from .keywords import is_storable, keyword_columns, put_keyword_rows
-from .layout import open_parquet, write_parts
+from .layout import write_parts
 from .schema import ALL_AGENTS, ENVIRONMENT_KEYWORD_DATA, ENVIRONMENTS, EPISODES, KEYWORD_DATA, USERS, Table
 from .snapshot import Snapshot, open_snapshot
 
@@ -132,27 +132,17 @@ def _change(writer: Writer, table: Table, rows: list[_Row]) -> tuple[Change, int
     return Change(write_parts(snapshot.paths, table, after), parts), changed
 
 
-def _columns(snapshot: Snapshot, table: Table, names: list[str]) -> pa.Table:
-    """Some columns of a small table."""
-    stored = [name for name in names if name != table.partition]
-    pieces = [table.schema.empty_table().select(names)]
-    for part in snapshot.parts(table.name):
-        rows = open_parquet(snapshot.paths.part(table.name, part.path)).read(columns=stored, use_threads=False)
-        if table.partition in names:
-            rows = rows.append_column(table.partition, pa.repeat(pa.scalar(part.partition, pa.string()), len(rows)))
-        pieces.append(rows.select(names).cast(pieces[0].schema))
-    return pa.concat_tables(pieces)
-
-
 def _check_owners(snapshot: Snapshot, table: Table, rows: list[_Row]) -> Mapping[str, str]:
     """Whether each row's owner exists, and the row agrees with what the lake's columns tell of it.
 
     Returns the game of each owner. Raises UnknownEpisode, UnknownEnvironment, InvalidArgument.
     """
     owner = table.sort[0]
-    facts = _columns(snapshot, EPISODES, ["episode_id", "environment_id", "game", "task", "source", "created_on"])
+    facts = snapshot.read(
+        EPISODES.name, columns=["episode_id", "environment_id", "game", "task", "source", "created_on"]
+    )
     if owner == "environment_id":
-        own = _columns(snapshot, ENVIRONMENTS, ENVIRONMENTS.schema.names)
+        own = snapshot.read(ENVIRONMENTS.name)
         # Metadata may leave out an environment and have episodes of it.
         others = facts.filter(pc.invert(pc.is_in(facts[owner], value_set=own[owner].combine_chunks())))
         facts = pa.concat_tables([own.select(others.schema.names[1:]), others.drop_columns(["episode_id"])])
@@ -190,9 +180,9 @@ def _check_agents(snapshot: Snapshot, table: Table, rows: list[_Row], before: pa
     pairs = before.filter(pc.is_in(before[owner], value_set=pa.array(owners, pa.string())))
     for name, agent in zip(pairs[owner].to_pylist(), pairs["agent_id"].to_pylist(), strict=True):
         known.setdefault(name, set()).add(agent)
-    episodes = _columns(snapshot, EPISODES, ["episode_id", "environment_id", "agents"]).to_pylist()
+    episodes = snapshot.read(EPISODES.name, columns=["episode_id", "environment_id", "agents"]).to_pylist()
     users: dict[str, set[str]] = {}
-    for row in _columns(snapshot, USERS, ["environment_id", "agent_id"]).to_pylist():
+    for row in snapshot.read(USERS.name, columns=["environment_id", "agent_id"]).to_pylist():
         users.setdefault(row["environment_id"], set()).add(row["agent_id"])
     for name in owners & users.keys():
         known.setdefault(name, set()).update(users[name])

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from .episode import Environment, Episode, User
 from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, UnknownTable
-from .keywords import keyword_value
+from .owners import Columns, KeywordsByOwner, Row
 from .query import Database, Parameters, QueryResult
-from .schema import EPISODES, TABLES
+from .schema import ALL_AGENTS, EPISODES, TABLES, UNKNOWN
 from .snapshot import Snapshot, open_snapshot
 from .storage import AnyPath, as_path
 from .views import define_views
@@ -25,26 +25,6 @@ if TYPE_CHECKING:
     from upath import UPath
 
 __all__ = ["Episodes", "Lake"]
-
-
-class _Keywords:
-    """The rows of a keyword table by their owner; values are decoded when an owner is asked for."""
-
-    def __init__(self, table: pa.Table, owner: str) -> None:
-        table = table.sort_by(owner)
-        self._owners = table[owner].to_numpy()
-        self._rows = table.select(["agent_id", "key", "value_json"])
-
-    def of(self, owner: str | None) -> dict[str, dict[str, Any]]:
-        """agent → key → value."""
-        data: dict[str, dict[str, Any]] = {}
-        if owner is None or not len(self._owners):
-            return data
-        first = np.searchsorted(self._owners, owner, side="left")
-        stop = np.searchsorted(self._owners, owner, side="right")
-        for row in self._rows.slice(int(first), int(stop - first)).to_pylist():
-            data.setdefault(row["agent_id"], {})[row["key"]] = keyword_value(row)
-        return data
 
 
 class Episodes(Sequence[Episode]):
@@ -67,11 +47,11 @@ class Episodes(Sequence[Episode]):
         at = index + len(self) if index < 0 else index
         if not 0 <= at < len(self):
             raise IndexError(f"episode {index} of {len(self)}")
-        return Episode(self._lake, self._rows.slice(at, 1).to_pylist()[0])
+        return Episode(self._lake, Row(Columns(self._rows.slice(at, 1)), 0))
 
     def __iter__(self) -> Iterator[Episode]:
-        for batch in self._rows.to_batches(max_chunksize=1024):
-            for row in batch.to_pylist():
+        for batch in self._rows.to_batches(max_chunksize=4096):
+            for row in Columns(batch).rows():
                 yield Episode(self._lake, row)
 
     @property
@@ -192,19 +172,40 @@ class Lake:
             raise UnknownEpisode(episode_id, self._episode_rows["episode_id"].to_pylist(), str(self.path))
         return Episodes(self, found)[0]
 
+    def has_episode(self, episode_id: str) -> bool:
+        """Whether the lake knows an episode of that id."""
+        return bool(pc.any(pc.equal(self._episode_rows["episode_id"], episode_id)).as_py())
+
     # What an episode asks of its lake: read once, for all episodes
 
     @cached_property
-    def _episode_keywords(self) -> _Keywords:
-        return _Keywords(self.snapshot.read("keyword_data"), "episode_id")
+    def _episode_keywords(self) -> KeywordsByOwner:
+        return self._keywords("keyword_data", "episode_id")
 
     @cached_property
-    def _environment_keywords(self) -> _Keywords:
-        return _Keywords(self.snapshot.read("environment_keyword_data"), "environment_id")
+    def _environment_keywords(self) -> KeywordsByOwner:
+        return self._keywords("environment_keyword_data", "environment_id")
+
+    def _keywords(self, table: str, owner: str) -> KeywordsByOwner:
+        rows = self.snapshot.read(table, columns=[owner, *KeywordsByOwner.COLUMNS])
+        return KeywordsByOwner(rows, owner)
+
+    def _keywords_of_environment(
+        self, environment_id: str | None, row: Mapping[str, Any] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Its keyword data; game and task are told also where no keyword tells them. ``row``: of it, or an episode."""
+        data = self._environment_keywords.of(environment_id)
+        known = data.setdefault(ALL_AGENTS, {})
+        for name in ("game", "task"):
+            if name not in known:
+                told = self._environments.get(environment_id or "") if row is None else row
+                known[name] = UNKNOWN if told is None else told[name]
+        return data
 
     @cached_property
-    def _environments(self) -> dict[str, dict[str, Any]]:
-        return {row["environment_id"]: row for row in self.snapshot.read("environments").to_pylist()}
+    def _environments(self) -> dict[str, Row]:
+        columns = Columns(self.snapshot.read("environments"))
+        return dict(zip(columns["environment_id"], columns.rows(), strict=True))
 
     def _environment_row(self, episode_row: Mapping[str, Any]) -> Mapping[str, Any]:
         return self._environments.get(episode_row["environment_id"], episode_row)

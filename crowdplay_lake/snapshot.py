@@ -75,21 +75,27 @@ class Snapshot:
             found.setdefault(part.partition, []).append(self.paths.part(table, part.path))
         return found
 
-    def read(self, table: str, partitions: Collection[str] | None = None) -> pa.Table:
-        """A whole table, or some partitions, all columns. For small ones: `steps` and `frames` go through `Lake`."""
+    def read(
+        self, table: str, partitions: Collection[str] | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """A whole table, or some partitions or columns. For small ones: `steps` and `frames` go through `Lake`."""
         chosen = [part for part in self.parts(table) if partitions is None or part.partition in partitions]
-        return self.read_parts(chosen) if chosen else TABLES[table].schema.empty_table()
+        names = TABLES[table].schema.names if columns is None else columns
+        return self.read_parts(chosen, names) if chosen else TABLES[table].schema.empty_table().select(names)
 
-    def read_parts(self, parts: Sequence[Part]) -> pa.Table:
-        """Some parts of one table, all columns."""
+    def read_parts(self, parts: Sequence[Part], columns: Sequence[str] | None = None) -> pa.Table:
+        """Some parts of one table, all columns or some."""
         pieces = []
         for part in parts:
-            rows = open_parquet(self.paths.part(part.table, part.path)).read(use_threads=False)
             table = TABLES[part.table]
-            if table.partition is not None:
+            names = table.schema.names if columns is None else columns
+            stored = [name for name in names if name != table.partition]
+            file = open_parquet(self.paths.part(part.table, part.path))
+            rows = file.read(columns=None if columns is None else stored, use_threads=False)
+            if table.partition in names:
                 value = pa.repeat(pa.scalar(part.partition, pa.string()), len(rows))
                 rows = rows.append_column(table.partition, value)
-            pieces.append(rows.select(table.schema.names).cast(table.schema))
+            pieces.append(rows.select(names).cast(pa.schema([table.schema.field(name) for name in names])))
         return pa.concat_tables(pieces)
 
 

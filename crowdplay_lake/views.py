@@ -14,7 +14,7 @@ from .schema import ALL_AGENTS, TABLES, Table
 from .snapshot import Snapshot
 from .storage import AnyPath
 
-__all__ = ["column_name", "define_views"]
+__all__ = ["column_name", "define_tables", "define_views"]
 
 # Value types that share a column, by the SQL type of the column.
 _INTEGERS = {"int", "bool"}
@@ -32,17 +32,22 @@ _SQL_TYPES = {
 
 def define_views(database: Database, snapshot: Snapshot) -> None:
     """Every table of the snapshot as a view of its name, and `episode_agents`."""
+    define_tables(database, snapshot)
+    database.define([_episode_agents(database)])
+
+
+def define_tables(database: Database, snapshot: Snapshot, names: Iterable[str] = tuple(TABLES)) -> None:
+    """Tables of the snapshot as views of their names, in the place of those of another snapshot."""
     statements = []
-    for table in TABLES.values():
+    for table in (TABLES[name] for name in names):
         by_partition = snapshot.files_by_partition(table.name)
         if by_partition:
             source = _parquet(table, by_partition)
         else:
             columns = [f"CAST(NULL AS {_sql_type(c.type)}) AS {identifier(c.name)}" for c in table.columns]
             source = f"SELECT {', '.join(columns)} WHERE false"
-        statements.append(f"CREATE VIEW {identifier(table.name)} AS {source}")
+        statements.append(f"CREATE OR REPLACE VIEW {identifier(table.name)} AS {source}")
     database.define(statements)
-    database.define([_episode_agents(database)])
 
 
 def _sql_type(kind: pa.DataType) -> str:
