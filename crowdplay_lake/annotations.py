@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from . import forked
 from .commit import Change, Writer, writing
 from .errors import InvalidArgument, RawDataError, UnknownAgent, UnknownEnvironment, UnknownEpisode, printable
 from .keywords import is_storable, keyword_columns, put_keyword_rows
@@ -19,7 +20,7 @@ from .snapshot import Snapshot, open_snapshot
 if TYPE_CHECKING:
     from upath import UPath
 
-__all__ = ["KeywordRow", "KeywordTable", "write_keyword_data"]
+__all__ = ["KeywordRow", "KeywordTable", "write_checked", "write_keyword_data"]
 
 KeywordTable: TypeAlias = Literal["keyword_data", "environment_keyword_data"]
 
@@ -63,10 +64,25 @@ def write_keyword_data(
     the lake's columns tell: those come from ingest. Then nothing is written. LakeBusy after ``lock_wait``.
     """
     wanted = _checked(rows)
-    # Opened before the lock is taken: it would make a lake where there is none.
+    if wanted and forked.is_cut_off():
+        number = forked.ask("write", root=str(lake), rows=wanted, operation=operation, lock_wait=lock_wait)
+        return open_snapshot(lake, number)
+    return write_checked(lake, wanted, operation, lock_wait)
+
+
+# A row of one of the two tables, complete but for what the lake knows of its owner.
+_Row: TypeAlias = dict[str, Any]
+
+
+def write_checked(
+    lake: str | PathLike[str] | UPath, wanted: Iterable[tuple[str, _Row]], operation: str, lock_wait: float
+) -> Snapshot:
+    """Write (table, row) pairs that are known to be storable; the rest is `write_keyword_data`."""
+    wanted = list(wanted)
+    # It is opened before the lock is taken, which would make a lake where there is none.
+    snapshot = open_snapshot(lake)
     if not wanted:
-        return open_snapshot(lake)
-    open_snapshot(lake)
+        return snapshot
     with writing(lake, lock_wait) as writer:
         changes: dict[str, Change] = {}
         counts: dict[str, int] = {}
@@ -75,10 +91,6 @@ def write_keyword_data(
             if own:
                 changes[table.name], counts[table.name] = _change(writer, table, own)
         return writer.commit(operation, changes, counts)
-
-
-# A row of one of the two tables, complete but for what the lake knows of its owner.
-_Row: TypeAlias = dict[str, Any]
 
 
 def _checked(rows: Iterable[KeywordRow]) -> list[tuple[str, _Row]]:

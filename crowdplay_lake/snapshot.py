@@ -15,6 +15,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from . import forked
 from .errors import InvalidLake, did_you_mean, nearest
 from .layout import LakePaths, Part, open_parquet
 from .remote_faults import told
@@ -101,11 +102,13 @@ class Snapshot:
 
 def delta_table(path: AnyPath, version: int | None = None) -> DeltaTable:
     """The Delta table in a folder."""
+    forked.check_use()
     return DeltaTable(address(path), version=version)
 
 
 def is_table(path: AnyPath) -> bool:
     """Whether a folder holds a Delta table."""
+    forked.check_use()
     return DeltaTable.is_deltatable(address(path))
 
 
@@ -115,6 +118,8 @@ def open_snapshot(root: str | PathLike[str] | UPath, commit: int | None = None) 
     Raises InvalidLake where there is none, or one of a newer format.
     """
     paths = LakePaths(as_path(root))
+    if forked.is_cut_off():
+        return _asked_snapshot(paths, commit)
     rows = _commit_rows(paths, commit)
     if not rows:
         raise InvalidLake(_no_lake(paths.root) if commit is None else _no_commit(paths, commit))
@@ -124,6 +129,16 @@ def open_snapshot(root: str | PathLike[str] | UPath, commit: int | None = None) 
             f"{root}: has format {row['format_version']}, this software reads up to {FORMAT_VERSION}; upgrade it"
         )
     return Snapshot(paths, row["number"], row["time"], row["operation"], dict(row["versions"]), dict(row["counts"]))
+
+
+def _asked_snapshot(paths: LakePaths, commit: int | None) -> Snapshot:
+    """The same, as another process sees it: Delta can't be used in this one."""
+    told = forked.ask("snapshot", root=str(paths.root), commit=commit)
+    parts = told.pop("parts")
+    snapshot = Snapshot(paths, **told)
+    for table, rows in parts.items():
+        snapshot._parts[table] = [Part(table, *row) for row in rows]
+    return snapshot
 
 
 def history(root: str | PathLike[str] | UPath) -> list[Snapshot]:

@@ -87,7 +87,8 @@ ONLY_IN = {
     "typer": ("crowdplay_lake.cli",),
     "pandas": ("crowdplay_lake.query",),
     "cv2": (),
-    "subprocess": (),
+    # A forked process has another one read and write Delta's logs.
+    "subprocess": ("crowdplay_lake.forked",),
 }
 
 
