@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
@@ -19,7 +20,7 @@ from .query import Database, Parameters, QueryResult
 from .schema import ALL_AGENTS, EPISODES, TABLES, UNKNOWN
 from .snapshot import Snapshot, open_snapshot
 from .storage import AnyPath, as_path
-from .views import define_views
+from .views import WIDE, define_views, store_wide
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -79,6 +80,8 @@ class Lake:
     def __init__(self, path: str | PathLike[str] | UPath, commit: int | None = None) -> None:
         self.path: AnyPath = as_path(path)
         self.snapshot: Snapshot = open_snapshot(self.path, commit)
+        self._wide_lock = threading.Lock()
+        self._wide_asked = 0
 
     @property
     def commit(self) -> int:
@@ -111,11 +114,19 @@ class Lake:
         Raises UnknownColumn and UnknownTable with the nearest names, QueryNotAllowed for what would write or leave the
         lake, QueryError for the rest.
         """
+        if WIDE in query.lower():
+            self._keep_wide()
         return self._database.query(query, params, tables)
+
+    def _keep_wide(self) -> None:
+        with self._wide_lock:
+            self._wide_asked += 1
+            if self._wide_asked == 2:
+                store_wide(self._database)
 
     def tables(self) -> dict[str, list[str]]:
         """The tables and views that `sql` sees, with their columns."""
-        return {name: columns for name, columns in self._database.names().items() if not name.startswith("_")}
+        return self._database.names()
 
     def scan(self, table: str) -> pl.LazyFrame:
         """A table as a Polars LazyFrame: partitions and columns that a query does not need are not read.

@@ -213,9 +213,10 @@ class Database:
         self._connection.execute("SET lock_configuration = true")
 
     def names(self) -> dict[str, list[str]]:
-        """Table or view → its columns."""
+        """Table or view → its columns; but for those of our own, whose names begin with an underscore."""
         rows = self.fetch(
-            "SELECT table_name, column_name FROM information_schema.columns ORDER BY table_name, ordinal_position"
+            "SELECT table_name, column_name FROM information_schema.columns WHERE NOT starts_with(table_name, '_') "
+            "ORDER BY table_name, ordinal_position"
         )
         names: dict[str, list[str]] = {}
         for table, column in rows:

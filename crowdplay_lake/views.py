@@ -14,7 +14,11 @@ from .schema import ALL_AGENTS, TABLES, Table
 from .snapshot import Snapshot
 from .storage import AnyPath
 
-__all__ = ["column_name", "define_tables", "define_views"]
+__all__ = ["WIDE", "column_name", "define_tables", "define_views", "store_wide"]
+
+WIDE = "episode_agents"
+# What is kept in memory of it: some 200 MB at the most.
+_MOST_CELLS = 20_000_000
 
 # Value types that share a column, by the SQL type of the column.
 _INTEGERS = {"int", "bool"}
@@ -34,6 +38,16 @@ def define_views(database: Database, snapshot: Snapshot) -> None:
     """Every table of the snapshot as a view of its name, and `episode_agents`."""
     define_tables(database, snapshot)
     database.define([_episode_agents(database)])
+
+
+def store_wide(database: Database) -> None:
+    """Keep the rows of `episode_agents` in the database, for who asks more than once: then an answer takes 3 ms of
+    10,000 episodes, where putting them together takes 50. Not where there are very many.
+    """
+    ((episodes,),) = database.fetch("SELECT count(*) FROM episodes")
+    if episodes * 2 * len(database.names()[WIDE]) <= _MOST_CELLS:
+        stored = f"CREATE OR REPLACE TABLE _{WIDE} AS SELECT * FROM {WIDE}"
+        database.define([stored, f"CREATE OR REPLACE VIEW {WIDE} AS SELECT * FROM _{WIDE}"])
 
 
 def define_tables(database: Database, snapshot: Snapshot, names: Iterable[str] = tuple(TABLES)) -> None:
