@@ -55,24 +55,29 @@ class Environment:
     _keyword_data: dict[str, dict[str, Any]] | None = None
 
     def __init__(self, lake: Lake, row: Mapping[str, Any]) -> None:
+        """``row``: of `environments`, or of an episode of it."""
         self._lake = lake
-        self._row = row
+        self._told = row
+
+    @property
+    def _row(self) -> Mapping[str, Any]:
+        return self._lake._environment_row(self._told)
 
     @property
     def environment_id(self) -> str | None:
         """None for an episode without metadata."""
-        return self._row.get("environment_id")
+        return self._told["environment_id"]  # type: ignore[no-any-return]
 
     @property
     def task_id(self) -> str | None:
         """CrowdPlay's task id, such as 'space_invaders_insideout'."""
-        return self._row.get("task_id")
+        return self._row["task_id"]  # type: ignore[no-any-return]
 
     @property
     def keyword_data(self) -> dict[str, dict[str, Any]]:
         """agent (or 'all') → key → value. Game and task are 'unknown' where there is no metadata."""
         if self._keyword_data is None:
-            self._keyword_data = self._lake._keywords_of_environment(self.environment_id, self._row)
+            self._keyword_data = self._lake._keywords_of_environment(self._told)
         return self._keyword_data
 
     @cached_property
@@ -147,7 +152,7 @@ class Episode:
     def environment(self) -> Environment:
         """The sitting it belongs to."""
         if self._environment is None:
-            self._environment = Environment(self._lake, self._lake._environment_row(self._row))
+            self._environment = Environment(self._lake, self._row)
         return self._environment
 
     @property

@@ -201,16 +201,16 @@ class Lake:
         rows = self.snapshot.read(table, columns=[owner, *KeywordsByOwner.COLUMNS])
         return KeywordsByOwner(rows, owner)
 
-    def _keywords_of_environment(
-        self, environment_id: str | None, row: Mapping[str, Any] | None = None
-    ) -> dict[str, dict[str, Any]]:
-        """Its keyword data; game and task are told also where no keyword tells them. ``row``: of it, or an episode."""
-        data = self._environment_keywords.of(environment_id)
-        known = data.setdefault(ALL_AGENTS, {})
-        for name in ("game", "task"):
-            if name not in known:
-                told = self._environments.get(environment_id or "") if row is None else row
-                known[name] = UNKNOWN if told is None else told[name]
+    def _keywords_of_environment(self, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Keyword data; game and task are told also where no keyword tells them. ``row``: of it, or of an episode."""
+        data = self._environment_keywords.of(row["environment_id"])
+        if ALL_AGENTS not in data:
+            data[ALL_AGENTS] = {}
+        known = data[ALL_AGENTS]
+        if "game" not in known or "task" not in known:
+            row = self._environment_row(row)
+            known.setdefault("game", row.get("game", UNKNOWN))
+            known.setdefault("task", row.get("task", UNKNOWN))
         return data
 
     @cached_property

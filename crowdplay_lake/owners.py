@@ -42,28 +42,31 @@ class KeywordsByOwner:
             # Parts are sorted, and an owner's rows are in one of them, unless others than this software wrote them.
             table = table.sort_by(owner)
             owners, first = _runs(table[owner].combine_chunks())
-        self._first = [*first, len(table)]
+        agents = table["agent_id"].combine_chunks()
+        _, of_agents = _runs(agents)
+        # Rows of one agent of one owner follow each other: where such a run begins, and which is an owner's first.
+        edges = np.union1d(first, of_agents).astype(np.int64)
+        self._first_run = [*np.searchsorted(edges, first).tolist(), len(edges)]
+        self._edges = [*edges.tolist(), len(table)]
+        self._agents = _texts(agents.take(edges))
         self._index = dict(zip(owners, range(len(owners)), strict=True))
-        self._agents = _texts(table["agent_id"])
         self._keys = _texts(table["key"])
-        self._values = _values(table)
+        self._values, self._changeable = _values(table)
 
     def of(self, owner: str | None) -> dict[str, dict[str, Any]]:
         """agent → key → value; new dicts each time."""
         data: dict[str, dict[str, Any]] = {}
-        agents, keys, values = self._agents, self._keys, self._values
-        of_agent: dict[str, Any] = {}
-        last = None
         index = self._index.get(owner or "")
         if index is None:
             return data
-        for i in range(self._first[index], self._first[index + 1]):
-            # Rows of an agent follow each other.
-            if (agent := agents[i]) is not last:
-                of_agent = data.setdefault(agent, {})
-                last = agent
-            value = values[i]
-            of_agent[keys[i]] = loads(value) if type(value) is _Json else value
+        keys, values, edges = self._keys, self._values, self._edges
+        for run in range(self._first_run[index], self._first_run[index + 1]):
+            begin, end = edges[run], edges[run + 1]
+            of_agent = dict(zip(keys[begin:end], values[begin:end], strict=True))
+            if self._changeable and not self._changeable.isdisjoint(range(begin, end)):
+                of_agent = {key: loads(v) if type(v) is _Json else v for key, v in of_agent.items()}
+            agent = self._agents[run]
+            data[agent] = {**data[agent], **of_agent} if agent in data else of_agent
         return data
 
 
@@ -76,16 +79,18 @@ def _runs(owners: pa.StringArray) -> tuple[list[str], list[int]]:
     return owners.take(first).to_pylist(), first.tolist()
 
 
-def _texts(column: pa.ChunkedArray) -> list[str]:
+def _texts(column: pa.ChunkedArray | pa.StringArray) -> list[str]:
     """A column of few different texts, each of them one object."""
-    encoded = column.combine_chunks().dictionary_encode()
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = whole.dictionary_encode()
     names = np.array(encoded.dictionary.to_pylist(), object)
     return names[encoded.indices.to_numpy()].tolist() if len(column) else []
 
 
-def _values(table: pa.Table) -> list[Any]:
-    """The Python values of keyword rows: from the typed columns where these have all of a value."""
+def _values(table: pa.Table) -> tuple[list[Any], set[int]]:
+    """(the values of keyword rows, from the typed columns where these have all of one; the rows of `_Json`)."""
     values = np.empty(len(table), object)
+    encoded: set[int] = set()
     types = table["value_type"].combine_chunks().dictionary_encode()
     codes = types.indices.to_numpy()
     double = table["value_double"].to_numpy()
@@ -96,7 +101,8 @@ def _values(table: pa.Table) -> list[Any]:
         values[rows[whole]] = np.fromiter(decoded, object, len(decoded))
         rest = rows[~whole]
         values[rest] = [_Json(text) for text in table["value_json"].take(rest).to_pylist()]
-    return values.tolist()
+        encoded.update(rest.tolist())
+    return values.tolist(), encoded
 
 
 def _decoded(
@@ -130,26 +136,20 @@ def _decoded(
 class Columns:
     """Rows of a table whose columns become Python lists when the first row is asked for one."""
 
-    __slots__ = ("_lists", "_rows")
+    __slots__ = ("lists", "table")
 
     def __init__(self, rows: pa.Table | pa.RecordBatch) -> None:
-        self._rows = rows
-        self._lists: dict[str, list[Any]] = {}
+        self.table = rows
+        self.lists: dict[str, list[Any]] = {}
 
     def __getitem__(self, name: str) -> list[Any]:
-        try:
-            return self._lists[name]
-        except KeyError:
-            return self._lists.setdefault(name, self._rows.column(name).to_pylist())
+        if name not in self.lists:
+            self.lists[name] = self.table.column(name).to_pylist()
+        return self.lists[name]
 
     def rows(self) -> Iterator[Row]:
         """Each row, as a mapping."""
-        return (Row(self, index) for index in range(len(self._rows)))
-
-    @property
-    def names(self) -> list[str]:
-        """Of the columns, in order."""
-        return list(self._rows.schema.names)
+        return (Row(self, index) for index in range(len(self.table)))
 
 
 class Row(Mapping[str, Any]):
@@ -162,10 +162,11 @@ class Row(Mapping[str, Any]):
         self._index = index
 
     def __getitem__(self, name: str) -> Any:
-        return self._columns[name][self._index]
+        lists = self._columns.lists
+        return lists[name][self._index] if name in lists else self._columns[name][self._index]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._columns.names)
+        return iter(self._columns.table.schema.names)
 
     def __len__(self) -> int:
-        return len(self._columns.names)
+        return len(self._columns.table.schema.names)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, ForeignKey, String, Table
+from sqlalchemy import Column, ForeignKey, String, Table, inspect
 from sqlalchemy.orm import DeclarativeBase, Mapped, attribute_keyed_dict, object_session, relationship
 
 from ..annotations import KeywordTable
 from ..episode import DEFAULT_AGENT
 from ..errors import InvalidArgument
+from ..lake import Lake
 from .values import KeywordValue
 
 if TYPE_CHECKING:
     from ..episode import Episode
-    from ..lake import Lake
     from .session import LakeSession
 
 __all__ = [
@@ -26,9 +27,23 @@ __all__ = [
     "KeywordDict",
     "Owner",
     "UserModel",
+    "note_origin",
+    "origin_of_session",
 ]
 
+# Of each session there was, (path, commit) of the lake it read: who outlives it finds it here.
+_origins: dict[int, tuple[str, int]] = {}
 KeywordDict = dict[str, dict[str, Any]]  # agent (or 'all') → key → value
+
+
+def note_origin(session_id: int, lake: Lake) -> None:
+    """A session reads a lake."""
+    _origins[session_id] = (str(lake.path), lake.commit)
+
+
+def origin_of_session(session_id: int | None) -> tuple[str, int] | None:
+    """(path, commit) of the lake that a session read last."""
+    return None if session_id is None else _origins.get(session_id)
 
 
 class _Base(DeclarativeBase):
@@ -40,8 +55,8 @@ class Owner(_Base):
 
     __abstract__ = True
 
-    # Where it was loaded from: it outlives its session.
-    _lake: Lake | None = None
+    # (path, commit) of the lake it is from, once its session has let go of it.
+    _origin: tuple[str, int] | None = None
     _keywords: KeywordDict | None = None
     keyword_data_list: Mapped[Any]
 
@@ -49,14 +64,19 @@ class Owner(_Base):
     def keyword_data(self) -> KeywordDict:
         """agent (or 'all') → key → value. What is written into these dicts stays in Python: see `update_kwdata`."""
         if self._keywords is None:
-            session = _session_of(self)
-            if session is not None:
+            if (session := _session_of(self)) is not None:
                 self._keywords = session.keywords_of(self)
-            elif self._lake is not None:
-                self._keywords = self._read_keywords(self._lake)
             else:
-                self._keywords = {}
+                lake = self._lake()
+                self._keywords = {} if lake is None else self._read_keywords(lake)
         return self._keywords
+
+    def _lake(self) -> Lake | None:
+        """The lake it is from, as its session has it; None for what was never in one."""
+        if (session := _session_of(self)) is not None:
+            return session.lake
+        origin = self._origin or origin_of_session(inspect(self).session_id)
+        return None if origin is None else _opened(*origin)
 
     def _place(self) -> tuple[KeywordTable, str]:
         """The table of its keyword data, and the id it has there."""
@@ -67,14 +87,20 @@ class Owner(_Base):
 
     def __getstate__(self) -> dict[str, Any]:
         # For a pool of processes: there is no session on the other side.
-        return {**self.__dict__, "_keywords": self.keyword_data}
+        lake = self._lake()
+        origin = None if lake is None else (str(lake.path), lake.commit)
+        return {**self.__dict__, "_keywords": self.keyword_data, "_origin": origin}
+
+
+@lru_cache(maxsize=4)
+def _opened(path: str, commit: int) -> Lake:
+    return Lake(path, commit)
 
 
 def _session_of(instance: object) -> LakeSession | None:
-    from .session import LakeSession
-
     session = object_session(instance)
-    return session if isinstance(session, LakeSession) else None
+    # Asked of ten thousand at once: no import here to tell one session from another.
+    return session if hasattr(session, "keywords_of") else None  # type: ignore[return-value]
 
 
 class EpisodeModel(Owner):
@@ -135,8 +161,7 @@ class EpisodeModel(Owner):
             self.update_kwdata(agent, key, value)
 
     def _episode(self) -> Episode:
-        session = _session_of(self)
-        lake = session.lake if session is not None else self._lake
+        lake = self._lake()
         if lake is None:
             raise InvalidArgument(f"episode {self.episode_id} was not loaded from a lake")
         return lake.episode(self.episode_id)
@@ -186,7 +211,7 @@ class EnvironmentModel(Owner):
         return "environment_keyword_data", self.environment_id
 
     def _read_keywords(self, lake: Lake) -> KeywordDict:
-        return lake._keywords_of_environment(self.environment_id)
+        return lake._keywords_of_environment({"environment_id": self.environment_id})
 
 
 class EnvironmentKeywordDataModel(_Base):

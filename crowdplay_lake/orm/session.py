@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import Engine, bindparam, create_engine, event, func, inspect, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import ORMExecuteState, RelationshipProperty, Session, make_transient_to_detached, object_session
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.attributes import instance_dict, set_committed_value
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.types import String
 
@@ -26,6 +29,8 @@ from .models import (
     EpisodeModel,
     KeywordDict,
     Owner,
+    note_origin,
+    origin_of_session,
 )
 from .values import value_as_struct
 
@@ -118,6 +123,7 @@ class LakeSession(Session):
         # (table, owner) → (agent, key) → value: what the next commit writes.
         self._pending: dict[tuple[KeywordTable, str], dict[tuple[str, str], Any]] = {}
         self._added: list[Any] = []
+        note_origin(self.hash_key, source.lake)
 
     @property
     def lake(self) -> Lake:
@@ -128,10 +134,10 @@ class LakeSession(Session):
 
     def keywords_of(self, owner: Owner) -> KeywordDict:
         """An owner's keyword data: the lake's, and what was written in this session since."""
-        data = owner._read_keywords(self.lake)
-        table, owner_id = owner._place()
-        for (agent, key), value in self._pending.get((table, owner_id), {}).items():
-            data.setdefault(agent, {})[key] = value
+        data = owner._read_keywords(self._source.lake)
+        if self._pending:
+            for (agent, key), value in self._pending.get(owner._place(), {}).items():
+                data.setdefault(agent, {})[key] = value
         return data
 
     def update_keyword(self, owner: Owner, agent: str, key: str, value: Any) -> None:
@@ -217,6 +223,7 @@ class LakeSession(Session):
             after = write_keyword_data(self.lake.path, rows, operation="session.commit", lock_wait=LOCK_WAIT)
             self.forget()
             self._source.reopen(after.number)
+            note_origin(self.hash_key, self.lake)
 
     def forget(self) -> None:
         """Nothing is to be written."""
@@ -230,10 +237,13 @@ class LakeSession(Session):
                 self.expunge(instance)
         self.forget()
 
-    def close(self) -> None:
-        """Let go of everything, uncommitted writes among it."""
+    def expunge_all(self) -> None:
+        """Let go of every instance, and of what was to be written."""
+        for instance in self.identity_map.values():
+            if isinstance(instance, Owner):
+                instance._origin = origin_of_session(self.hash_key)
         self.forget()
-        super().close()
+        super().expunge_all()
 
     # Relationships, for all instances at once
 
@@ -244,6 +254,10 @@ class LakeSession(Session):
         ]
         if len(lacking) < 2:
             return
+        with _uncollected():
+            self._load_for(lacking, prop)
+
+    def _load_for(self, lacking: list[Any], prop: RelationshipProperty[Any]) -> None:
         # Each joins one id with one id.
         ((local_column, remote_column),) = prop.local_remote_pairs or ()
         local, remote = str(local_column.key), str(remote_column.key)
@@ -260,7 +274,24 @@ class LakeSession(Session):
         else:
             by_key = {getattr(one, remote): one for one in found}
             for instance in lacking:
-                set_committed_value(instance, prop.key, by_key.get(getattr(instance, local)))
+                # As `set_committed_value` does where nothing was loaded yet, of ten thousand at once.
+                instance_dict(instance)[prop.key] = by_key.get(getattr(instance, local))
+        if issubclass(target, Owner):
+            # Who asks for ten thousand environments wants to know what they are.
+            for one in found:
+                _ = one.keyword_data
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage: ten thousand objects are made that are none, and each search looks at all there are."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _changed_columns(instance: object) -> set[str]:
@@ -284,15 +315,6 @@ def _hook() -> None:
         ("do_orm_execute", _before_statement),
     ):
         event.listen(LakeSession, name, action)
-    for model in (EpisodeModel, EnvironmentModel):
-        event.listen(model, "load", _loaded)
-
-
-def _loaded(instance: Any, context: Any) -> None:
-    # `merge` tells no context.
-    session = object_session(instance) if context is None else context.session
-    if isinstance(session, LakeSession):
-        instance._lake = session.lake
 
 
 def _before_statement(state: ORMExecuteState) -> None:
