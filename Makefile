@@ -58,9 +58,10 @@ types: $(TEST_READY) ## mypy, strict
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks examples
 
-bench: $(TEST_READY) ## size and reading speed of a lake against CrowdPlay's raw files, speed and memory of ingest
+bench: $(TEST_READY) ## a lake against CrowdPlay's raw files and metadata: size, speed of reading, finding and ingest, memory
 	$(BIN)/python -m benchmarks.reader
 	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.metadata
 
 docs: $(DEMO_READY) ## write the pages that are made from the code
 	$(BIN)/python -c "from crowdplay_lake.schema import as_markdown; print(as_markdown(), end='')" > docs/tables.md

@@ -7,6 +7,7 @@ has slips of its own, docs/crowdplay.md tells what runs here.
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import sqlite3
 import statistics
@@ -180,6 +181,17 @@ def test_the_arrays_of_the_d3rlpy_script(session: LakeSession) -> None:
     assert (np.concatenate(obs) == np.concatenate([one.observations for one in expected])).all()
 
 
+def test_the_code_on_our_own_page(copied: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "crowdplay.md").read_text(encoding="utf-8")
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lake = Lake(copied / "crowdplay_atari-v0")
+    assert lake.snapshot.operation == "session.commit"
+    assert lake.sql("SELECT DISTINCT score FROM episode_agents WHERE episode_looked_at").fetchall() == [(301,)]
+
+
 # The example script and the example notebook
 
 
@@ -313,7 +325,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_the_batch_script_writes_from_a_pool_of_twelve_processes(copied: Path, tmp_path: Path, start: str) -> None:
     if start == "fork" and sys.platform != "linux":
         pytest.skip("processes are forked on Linux")
