@@ -262,6 +262,12 @@ def test_names_that_do_not_exist_are_told(session: LakeSession, made: Path) -> N
         get_trajectory_by_id("e9")
 
 
+def test_after_a_rollback_relationships_still_load(session: LakeSession) -> None:
+    episodes = session.query(EpisodeModel).filter(EpisodeModel.episode_id.in_(["e1", "e2", "e3"])).all()
+    session.rollback()
+    assert sorted(episode.environment.environment_id for episode in episodes) == ["v1", "v1", "v2"]
+
+
 # Comparing values
 
 

@@ -13,7 +13,7 @@ user's data lies), or by its path. What differs, and why, is in docs/crowdplay.m
 
 from __future__ import annotations
 
-import weakref
+import itertools
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from .models import (
     EpisodeKeywordDataModel,
     EpisodeModel,
     UserModel,
+    lakes_read,
 )
 from .session import LakeSession, Source, lake_engine
 
@@ -49,9 +50,6 @@ __all__ = [
     "get_trajectory_by_id",
 ]
 
-# What is open in this process, the last one last: where an episode is looked for by its id alone.
-_open: weakref.WeakValueDictionary[str, Source] = weakref.WeakValueDictionary()
-
 
 def get_engine_and_session(dataset_id: str | PathLike[str] | UPath, create: bool = False) -> tuple[Engine, LakeSession]:
     """An SQLAlchemy engine and session over a lake: by its name in the lake home, or its path.
@@ -62,24 +60,18 @@ def get_engine_and_session(dataset_id: str | PathLike[str] | UPath, create: bool
     if create:
         raise InvalidArgument("a dataset is made by 'crowdplay-lake ingest RAW LAKE', not by a session")
     source = Source(find_lake(dataset_id))
-    _open.pop(str(source.lake.path), None)
-    _open[str(source.lake.path)] = source
     engine = lake_engine(source)
     return engine, sessionmaker(bind=engine, class_=LakeSession, expire_on_commit=False, source=source)()
 
 
 def get_trajectory_by_id(id: str) -> list[dict[str, Any]]:
-    """The raw trajectory of an episode: in the lakes that sessions are open on, then in those of the lake home.
-
-    Raises UnknownEpisode with the nearest ids.
+    """The raw trajectory of an episode: of the lakes that sessions were opened on, the last one first, then of those
+    in the lake home. Raises UnknownEpisode with the nearest ids, NoTrajectory without a pickle.
     """
-    lakes = [source.lake for source in reversed(list(_open.values()))]
-    for lake in lakes:
+    lakes = lakes_read()
+    seen = {str(lake.path) for lake in lakes}
+    for lake in itertools.chain(lakes, (Lake(path) for path in known_lakes() if str(path) not in seen)):
         if lake.has_episode(id):
             return lake.episode(id).get_raw_trajectory()
-    for path in known_lakes():
-        if (lake := Lake(path)).has_episode(id):
-            return lake.episode(id).get_raw_trajectory()
-    raise UnknownEpisode(
-        id, [name for lake in lakes for name in lake.episodes().ids], "the lakes of this process and the lake home"
-    )
+    known = [episode_id for lake in lakes for episode_id in lake.episodes().ids]
+    raise UnknownEpisode(id, known, "the lakes of this process and the lake home")

@@ -27,6 +27,7 @@ __all__ = [
     "KeywordDict",
     "Owner",
     "UserModel",
+    "lakes_read",
     "note_origin",
     "origin_of_session",
 ]
@@ -44,6 +45,20 @@ def note_origin(session_id: int, lake: Lake) -> None:
 def origin_of_session(session_id: int | None) -> tuple[str, int] | None:
     """(path, commit) of the lake that a session read last."""
     return None if session_id is None else _origins.get(session_id)
+
+
+def lakes_read() -> list[Lake]:
+    """The lakes that sessions of this process read, the last one first."""
+    found: dict[str, int] = {}
+    for path, commit in reversed(_origins.values()):
+        found.setdefault(path, commit)
+    return [opened(path, commit) for path, commit in found.items()]
+
+
+@lru_cache(maxsize=4)
+def opened(path: str, commit: int) -> Lake:
+    """A lake, kept for the next who asks."""
+    return Lake(path, commit)
 
 
 class _Base(DeclarativeBase):
@@ -76,7 +91,7 @@ class Owner(_Base):
         if (session := _session_of(self)) is not None:
             return session.lake
         origin = self._origin or origin_of_session(inspect(self).session_id)
-        return None if origin is None else _opened(*origin)
+        return None if origin is None else opened(*origin)
 
     def _place(self) -> tuple[KeywordTable, str]:
         """The table of its keyword data, and the id it has there."""
@@ -90,11 +105,6 @@ class Owner(_Base):
         lake = self._lake()
         origin = None if lake is None else (str(lake.path), lake.commit)
         return {**self.__dict__, "_keywords": self.keyword_data, "_origin": origin}
-
-
-@lru_cache(maxsize=4)
-def _opened(path: str, commit: int) -> Lake:
-    return Lake(path, commit)
 
 
 def _session_of(instance: object) -> LakeSession | None:

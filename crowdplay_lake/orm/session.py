@@ -249,18 +249,21 @@ class LakeSession(Session):
 
     def load_for_all(self, prop: RelationshipProperty[Any]) -> None:
         """Load a relationship of every instance in the session that lacks it, with one query."""
-        lacking = [
-            i for i in self.identity_map.values() if type(i) is prop.parent.class_ and prop.key not in i.__dict__
-        ]
-        if len(lacking) < 2:
-            return
-        with _uncollected():
-            self._load_for(lacking, prop)
-
-    def _load_for(self, lacking: list[Any], prop: RelationshipProperty[Any]) -> None:
+        owners = prop.parent.class_
         # Each joins one id with one id.
         ((local_column, remote_column),) = prop.local_remote_pairs or ()
         local, remote = str(local_column.key), str(remote_column.key)
+        # Where not even the id is loaded, after a rollback, to ask for it would be a query each.
+        lacking = [
+            one
+            for one in self.identity_map.values()
+            if type(one) is owners and prop.key not in one.__dict__ and local in one.__dict__
+        ]
+        if len(lacking) > 1:
+            with _uncollected():
+                self._load_for(lacking, prop, local, remote)
+
+    def _load_for(self, lacking: list[Any], prop: RelationshipProperty[Any], local: str, remote: str) -> None:
         target = prop.mapper.class_
         wanted = {getattr(instance, local) for instance in lacking}
         ids = select(func.unnest(bindparam("ids", list(wanted), type_=ARRAY(String))))
