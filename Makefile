@@ -58,9 +58,10 @@ types: $(TEST_READY) ## mypy, strict
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks examples
 
-bench: $(TEST_READY) ## size and reading speed of a lake against CrowdPlay's raw files, speed and memory of ingest
+bench: $(TEST_READY) ## a lake against CrowdPlay's raw files and metadata: size, speed of reading, finding and ingest, memory
 	$(BIN)/python -m benchmarks.reader
 	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.metadata
 
 bench-scale: $(TEST_READY) ## questions to a million generated episodes and 60 million steps (15 minutes, 8 GB of disk)
 	$(BIN)/python -m benchmarks.at_scale
@@ -92,5 +93,5 @@ $(DEMO_READY): $(VENV)/.made pyproject.toml constraints.txt
 # torch by its version and before what needs it: a newer one that pip may find can bring CUDA, several GB of it.
 $(TEST_READY): $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) torch==2.13.0
-	$(INSTALL) --editable '.[d3rlpy,record,remote,dask,dev]'
+	$(INSTALL) --editable '.[d3rlpy,record,remote,dask,orm,dev]'
 	touch $(DEMO_READY) $@

@@ -51,28 +51,34 @@ class User(NamedTuple):
 class Environment:
     """One sitting: the task that was set, who took part, and one or more episodes in a row."""
 
+    # Here and in Episode: `cached_property` takes a lock, and this is asked of ten thousand at a time.
+    _keyword_data: dict[str, dict[str, Any]] | None = None
+
     def __init__(self, lake: Lake, row: Mapping[str, Any]) -> None:
+        """``row``: of `environments`, or of an episode of it."""
         self._lake = lake
-        self._row = row
+        self._told = row
+
+    @property
+    def _row(self) -> Mapping[str, Any]:
+        return self._lake._environment_row(self._told)
 
     @property
     def environment_id(self) -> str | None:
         """None for an episode without metadata."""
-        return self._row.get("environment_id")
+        return self._told["environment_id"]  # type: ignore[no-any-return]
 
     @property
     def task_id(self) -> str | None:
         """CrowdPlay's task id, such as 'space_invaders_insideout'."""
-        return self._row.get("task_id")
+        return self._row["task_id"]  # type: ignore[no-any-return]
 
-    @cached_property
+    @property
     def keyword_data(self) -> dict[str, dict[str, Any]]:
         """agent (or 'all') → key → value. Game and task are 'unknown' where there is no metadata."""
-        data = self._lake._environment_keywords.of(self.environment_id)
-        known = data.setdefault(ALL_AGENTS, {})
-        known.setdefault("game", self._row.get("game"))
-        known.setdefault("task", self._row.get("task"))
-        return data
+        if self._keyword_data is None:
+            self._keyword_data = self._lake._keywords_of_environment(self._told)
+        return self._keyword_data
 
     @cached_property
     def users(self) -> dict[str, User]:
@@ -111,6 +117,9 @@ class _FrameLog:
 class Episode:
     """One episode of a lake. Holds its metadata; reads steps and frames when they are asked for."""
 
+    _environment: Environment | None = None
+    _keyword_data: dict[str, dict[str, Any]] | None = None
+
     def __init__(self, lake: Lake, row: Mapping[str, Any]) -> None:
         self._lake = lake
         self._row = row
@@ -139,16 +148,20 @@ class Episode:
         """What each action does: 'NOOP', 'FIRE', …; None where the game is unknown."""
         return self._row["action_meanings"]  # type: ignore[no-any-return]
 
-    @cached_property
+    @property
     def environment(self) -> Environment:
         """The sitting it belongs to."""
-        return Environment(self._lake, self._lake._environment_row(self._row))
+        if self._environment is None:
+            self._environment = Environment(self._lake, self._row)
+        return self._environment
 
-    @cached_property
+    @property
     def keyword_data(self) -> dict[str, dict[str, Any]]:
         """agent (or 'all') → key → Python value; durations are timedelta. Agents without data have empty dicts."""
-        data = self._lake._episode_keywords.of(self.episode_id)
-        return {**{agent: {} for agent in self.agents}, **data}
+        if self._keyword_data is None:
+            data = self._lake._episode_keywords.of(self.episode_id)
+            self._keyword_data = {**{agent: {} for agent in self.agents}, **data}
+        return self._keyword_data
 
     @property
     def frame_shape(self) -> tuple[int, ...]:

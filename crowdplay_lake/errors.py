@@ -8,6 +8,7 @@
     ├── UnknownName (LookupError)        no such thing; names the nearest that exist
     │   ├── UnknownAgent
     │   ├── UnknownColumn
+    │   ├── UnknownDataset
     │   ├── UnknownEnvironment
     │   ├── UnknownEpisode
     │   ├── UnknownLimit
@@ -50,6 +51,7 @@ __all__ = [
     "RawDataError",
     "UnknownAgent",
     "UnknownColumn",
+    "UnknownDataset",
     "UnknownEnvironment",
     "UnknownEpisode",
     "UnknownLimit",
@@ -136,6 +138,19 @@ class UnknownColumn(UnknownName):
     """The query names a column that no table has."""
 
     kind = "column"
+
+
+class UnknownDataset(UnknownName):
+    """No dataset of this name is in the lake home."""
+
+    kind = "dataset"
+
+    def __init__(self, name: str, known: Iterable[str], home: object, here: object, variable: str) -> None:
+        names = sorted(known)
+        super().__init__(name, names, f"{home} or {here}")
+        told = f"; known: {', '.join(names)}" if names else "; there is none yet"
+        message = f"{self.args[0]}{told}. Ingest it to {home}/{name}, set {variable}, or give the path of a lake"
+        self.args = (message,)
 
 
 class UnknownEnvironment(UnknownName):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
@@ -14,39 +15,20 @@ import pyarrow.compute as pc
 
 from .episode import Environment, Episode, User
 from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, UnknownTable
-from .keywords import keyword_value
 from .observations import ObservationParameters
+from .owners import Columns, KeywordsByOwner, Row
 from .query import Database, Parameters, QueryResult
 from .scan import Emission, scan_observations
-from .schema import EPISODES, TABLES
+from .schema import ALL_AGENTS, EPISODES, TABLES, UNKNOWN
 from .snapshot import Snapshot, open_snapshot
 from .storage import AnyPath, as_path
-from .views import VIEWS, define_views
+from .views import VIEWS, define_views, store_wide
+from .wide import WIDE
 
 if TYPE_CHECKING:
     from upath import UPath
 
 __all__ = ["Episodes", "Lake"]
-
-
-class _Keywords:
-    """The rows of a keyword table by their owner; values are decoded when an owner is asked for."""
-
-    def __init__(self, table: pa.Table, owner: str) -> None:
-        table = table.sort_by(owner)
-        self._owners = table[owner].to_numpy()
-        self._rows = table.select(["agent_id", "key", "value_json"])
-
-    def of(self, owner: str | None) -> dict[str, dict[str, Any]]:
-        """agent → key → value."""
-        data: dict[str, dict[str, Any]] = {}
-        if owner is None or not len(self._owners):
-            return data
-        first = np.searchsorted(self._owners, owner, side="left")
-        stop = np.searchsorted(self._owners, owner, side="right")
-        for row in self._rows.slice(int(first), int(stop - first)).to_pylist():
-            data.setdefault(row["agent_id"], {})[row["key"]] = keyword_value(row)
-        return data
 
 
 class Episodes(Sequence[Episode]):
@@ -69,11 +51,11 @@ class Episodes(Sequence[Episode]):
         at = index + len(self) if index < 0 else index
         if not 0 <= at < len(self):
             raise IndexError(f"episode {index} of {len(self)}")
-        return Episode(self._lake, self._rows.slice(at, 1).to_pylist()[0])
+        return Episode(self._lake, Row(Columns(self._rows.slice(at, 1)), 0))
 
     def __iter__(self) -> Iterator[Episode]:
-        for batch in self._rows.to_batches(max_chunksize=1024):
-            for row in batch.to_pylist():
+        for batch in self._rows.to_batches(max_chunksize=4096):
+            for row in Columns(batch).rows():
                 yield Episode(self._lake, row)
 
     @property
@@ -101,6 +83,8 @@ class Lake:
     def __init__(self, path: str | PathLike[str] | UPath, commit: int | None = None) -> None:
         self.path: AnyPath = as_path(path)
         self.snapshot: Snapshot = open_snapshot(self.path, commit)
+        self._wide_lock = threading.Lock()
+        self._wide_asked = 0
 
     @property
     def commit(self) -> int:
@@ -134,11 +118,19 @@ class Lake:
         Raises UnknownColumn and UnknownTable with the nearest names, QueryNotAllowed for what would write or leave the
         lake, QueryError for the rest.
         """
+        if WIDE in query.lower():
+            self._keep_wide()
         return self._database.query(query, params, tables)
+
+    def _keep_wide(self) -> None:
+        with self._wide_lock:
+            self._wide_asked += 1
+            if self._wide_asked == 2:
+                store_wide(self._database)
 
     def tables(self) -> dict[str, list[str]]:
         """The tables and views that `sql` sees, with their columns."""
-        return {name: columns for name, columns in self._database.names().items() if not name.startswith("_")}
+        return self._database.names()
 
     def schema(self, table: str | None = None) -> QueryResult:
         """What `sql` sees, documented: a row (table, column, type, meaning) a column, of ``table`` or of all.
@@ -151,10 +143,10 @@ class Lake:
             """
             SELECT "table", "column", type, meaning FROM (
                 SELECT view_name AS "table", '' AS "column", '' AS type, comment AS meaning, 0 AS place
-                FROM duckdb_views() WHERE NOT internal
+                FROM duckdb_views() WHERE NOT internal AND NOT starts_with(view_name, '_')
                 UNION ALL
                 SELECT table_name, column_name, data_type, coalesce(comment, ''), column_index
-                FROM duckdb_columns() WHERE NOT internal
+                FROM duckdb_columns() WHERE NOT internal AND NOT starts_with(table_name, '_')
             ) WHERE $table IS NULL OR "table" = $table ORDER BY "table", place
             """,
             {"table": table},
@@ -240,19 +232,40 @@ class Lake:
             raise UnknownEpisode(episode_id, self._episode_rows["episode_id"].to_pylist(), str(self.path))
         return Episodes(self, found)[0]
 
+    def has_episode(self, episode_id: str) -> bool:
+        """Whether the lake knows an episode of that id."""
+        return bool(pc.any(pc.equal(self._episode_rows["episode_id"], episode_id)).as_py())
+
     # What an episode asks of its lake: read once, for all episodes
 
     @cached_property
-    def _episode_keywords(self) -> _Keywords:
-        return _Keywords(self.snapshot.read("keyword_data"), "episode_id")
+    def _episode_keywords(self) -> KeywordsByOwner:
+        return self._keywords("keyword_data", "episode_id")
 
     @cached_property
-    def _environment_keywords(self) -> _Keywords:
-        return _Keywords(self.snapshot.read("environment_keyword_data"), "environment_id")
+    def _environment_keywords(self) -> KeywordsByOwner:
+        return self._keywords("environment_keyword_data", "environment_id")
+
+    def _keywords(self, table: str, owner: str) -> KeywordsByOwner:
+        rows = self.snapshot.read(table, columns=[owner, *KeywordsByOwner.COLUMNS])
+        return KeywordsByOwner(rows, owner)
+
+    def _keywords_of_environment(self, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Keyword data; game and task are told also where no keyword tells them. ``row``: of it, or of an episode."""
+        data = self._environment_keywords.of(row["environment_id"])
+        if ALL_AGENTS not in data:
+            data[ALL_AGENTS] = {}
+        known = data[ALL_AGENTS]
+        if "game" not in known or "task" not in known:
+            row = self._environment_row(row)
+            known.setdefault("game", row.get("game", UNKNOWN))
+            known.setdefault("task", row.get("task", UNKNOWN))
+        return data
 
     @cached_property
-    def _environments(self) -> dict[str, dict[str, Any]]:
-        return {row["environment_id"]: row for row in self.snapshot.read("environments").to_pylist()}
+    def _environments(self) -> dict[str, Row]:
+        columns = Columns(self.snapshot.read("environments"))
+        return dict(zip(columns["environment_id"], columns.rows(), strict=True))
 
     def _environment_row(self, episode_row: Mapping[str, Any]) -> Mapping[str, Any]:
         return self._environments.get(episode_row["environment_id"], episode_row)

@@ -38,11 +38,14 @@ from .storage import AnyPath
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Database", "QueryResult", "identifier", "literal"]
+__all__ = ["Database", "QueryResult", "ReadingConnection", "identifier", "literal"]
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
-_READS = "a lake is read-only through SQL: change one with 'crowdplay-lake ingest' or 'crowdplay-lake annotate'"
+_READS = (
+    "a lake is read-only through SQL: keyword data is written with 'crowdplay-lake annotate', everything else comes "
+    "from 'crowdplay-lake ingest'"
+)
 
 
 def identifier(name: str) -> str:
@@ -201,14 +204,19 @@ class Database:
         with contextlib.closing(self._connection.cursor()) as cursor:
             return cursor.execute(query).fetchall()
 
+    def reading_connection(self) -> ReadingConnection:
+        """A connection for a library that speaks DB-API: behind the same walls."""
+        return ReadingConnection(self, self._connection.cursor())
+
     def lock(self) -> None:
         """From here on settings cannot be changed, by anybody."""
         self._connection.execute("SET lock_configuration = true")
 
     def names(self) -> dict[str, list[str]]:
-        """Table or view → its columns."""
+        """Table or view → its columns; but for those of our own, whose names begin with an underscore."""
         rows = self.fetch(
-            "SELECT table_name, column_name FROM information_schema.columns ORDER BY table_name, ordinal_position"
+            "SELECT table_name, column_name FROM information_schema.columns WHERE NOT starts_with(table_name, '_') "
+            "ORDER BY table_name, ordinal_position"
         )
         names: dict[str, list[str]] = {}
         for table, column in rows:
@@ -221,20 +229,20 @@ class Database:
         cursor = self._connection.cursor()
         statement = query
         try:
-            statement = self._reading_statement(query)
+            statement = self.reading_statement(query)
             for name, frame in (tables or {}).items():
                 if frame is None:
                     raise InvalidArgument(f"tables: {name!r} is None, a frame is expected")
                 cursor.register(name, frame)
             return QueryResult(cursor.sql(statement, params=parameters).to_arrow_table())
         except duckdb.Error as error:
-            raise self._translated(_in_detail(error, cursor, statement, parameters), query) from error
+            raise self.translated(_in_detail(error, cursor, statement, parameters), query) from error
         finally:
             for name in tables or {}:
                 cursor.unregister(name)
             cursor.close()
 
-    def _reading_statement(self, query: str) -> str:
+    def reading_statement(self, query: str) -> str:
         """``query`` if it is one statement that only reads. Raises QueryNotAllowed, naming what it is instead."""
         statements = self._connection.extract_statements(query)
         if len(statements) != 1:
@@ -260,9 +268,9 @@ class Database:
         rest = query[tokens[1] :] if len(tokens) > 1 else ""
         if rest[:1] == "(" or rest[:7].lower() in ("analyze", "analyse"):
             raise QueryNotAllowed("EXPLAIN with options runs the statement: use plain EXPLAIN")
-        self._reading_statement(rest)
+        self.reading_statement(rest)
 
-    def _translated(self, error: duckdb.Error, query: str) -> CrowdPlayLakeError:
+    def translated(self, error: duckdb.Error, query: str) -> CrowdPlayLakeError:
         """The error of ours for one of the database's, by what it says of itself as JSON."""
         _, _, text = str(error).partition("{")
         try:
@@ -296,3 +304,42 @@ class Database:
         words = {match[0] for start in _token_starts(query) if (match := re.compile(r"\w+").match(query, start))}
         close = [nearest(word, known, 1, 0.75) for word in sorted(words - known)]
         return did_you_mean(name for names in close for name in names)
+
+
+class ReadingConnection:
+    """What DB-API asks of a connection and its cursor, of statements that only read."""
+
+    def __init__(self, database: Database, connection: duckdb.DuckDBPyConnection) -> None:
+        self._database = database
+        self._connection = connection
+
+    def execute(self, query: str, parameters: Any = None) -> ReadingConnection:
+        """Run one reading statement. Raises as `Database.query`."""
+        try:
+            self._connection.execute(self._database.reading_statement(query), parameters)
+        except duckdb.Error as error:
+            raise self._database.translated(error, query) from error
+        return self
+
+    def executemany(self, query: str, parameters: Any = None) -> ReadingConnection:
+        """What is run many times is there to write. Raises QueryNotAllowed."""
+        raise QueryNotAllowed(_READS, query)
+
+    def commit(self) -> None:
+        """End the transaction, if there is one."""
+        with contextlib.suppress(duckdb.TransactionException):
+            self._connection.commit()
+
+    def rollback(self) -> None:
+        """End the transaction, if there is one."""
+        with contextlib.suppress(duckdb.TransactionException):
+            self._connection.rollback()
+
+    def __getattr__(self, name: str) -> Any:
+        # Transactions and results; what runs statements by other names stays out.
+        if name in _HARMLESS:
+            return getattr(self._connection, name)
+        raise AttributeError(name)
+
+
+_HARMLESS = {"begin", "close", "description", "fetchall", "fetchmany", "fetchone", "rowcount"}

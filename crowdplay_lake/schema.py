@@ -81,6 +81,11 @@ _KEYWORD_VALUE = (
     Column("value_timestamp", _TIME, "the value of a date and time, taken as UTC"),
     Column("value_json", _TEXT, "any value, losslessly, as JSON with type tags (see `tagged`)"),
     Column("commit", _LONG, "the lake commit that wrote the row"),
+    Column(
+        "replaced_json",
+        _TEXT,
+        "where an annotation took the place of another value, that one: an ingest that still tells it changes nothing",
+    ),
 )
 
 _EPISODE_ID = Column("episode_id", _TEXT, "id of the episode (hex uuid in CrowdPlay)")

@@ -15,6 +15,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from . import forked
 from .errors import InvalidLake, did_you_mean, nearest
 from .layout import LakePaths, Part, open_parquet
 from .remote_faults import told
@@ -75,31 +76,39 @@ class Snapshot:
             found.setdefault(part.partition, []).append(self.paths.part(table, part.path))
         return found
 
-    def read(self, table: str, partitions: Collection[str] | None = None) -> pa.Table:
-        """A whole table, or some partitions, all columns. For small ones: `steps` and `frames` go through `Lake`."""
+    def read(
+        self, table: str, partitions: Collection[str] | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """A whole table, or some partitions or columns. For small ones: `steps` and `frames` go through `Lake`."""
         chosen = [part for part in self.parts(table) if partitions is None or part.partition in partitions]
-        return self.read_parts(chosen) if chosen else TABLES[table].schema.empty_table()
+        names = TABLES[table].schema.names if columns is None else columns
+        return self.read_parts(chosen, names) if chosen else TABLES[table].schema.empty_table().select(names)
 
-    def read_parts(self, parts: Sequence[Part]) -> pa.Table:
-        """Some parts of one table, all columns."""
+    def read_parts(self, parts: Sequence[Part], columns: Sequence[str] | None = None) -> pa.Table:
+        """Some parts of one table, all columns or some."""
         pieces = []
         for part in parts:
-            rows = open_parquet(self.paths.part(part.table, part.path)).read(use_threads=False)
             table = TABLES[part.table]
-            if table.partition is not None:
+            names = table.schema.names if columns is None else columns
+            stored = [name for name in names if name != table.partition]
+            file = open_parquet(self.paths.part(part.table, part.path))
+            rows = file.read(columns=None if columns is None else stored, use_threads=False)
+            if table.partition in names:
                 value = pa.repeat(pa.scalar(part.partition, pa.string()), len(rows))
                 rows = rows.append_column(table.partition, value)
-            pieces.append(rows.select(table.schema.names).cast(table.schema))
+            pieces.append(rows.select(names).cast(pa.schema([table.schema.field(name) for name in names])))
         return pa.concat_tables(pieces)
 
 
 def delta_table(path: AnyPath, version: int | None = None) -> DeltaTable:
     """The Delta table in a folder."""
+    forked.check_use()
     return DeltaTable(address(path), version=version)
 
 
 def is_table(path: AnyPath) -> bool:
     """Whether a folder holds a Delta table."""
+    forked.check_use()
     return DeltaTable.is_deltatable(address(path))
 
 
@@ -109,6 +118,8 @@ def open_snapshot(root: str | PathLike[str] | UPath, commit: int | None = None) 
     Raises InvalidLake where there is none, or one of a newer format.
     """
     paths = LakePaths(as_path(root))
+    if forked.is_cut_off():
+        return _asked_snapshot(paths, commit)
     rows = _commit_rows(paths, commit)
     if not rows:
         raise InvalidLake(_no_lake(paths.root) if commit is None else _no_commit(paths, commit))
@@ -118,6 +129,16 @@ def open_snapshot(root: str | PathLike[str] | UPath, commit: int | None = None) 
             f"{root}: has format {row['format_version']}, this software reads up to {FORMAT_VERSION}; upgrade it"
         )
     return Snapshot(paths, row["number"], row["time"], row["operation"], dict(row["versions"]), dict(row["counts"]))
+
+
+def _asked_snapshot(paths: LakePaths, commit: int | None) -> Snapshot:
+    """The same, as another process sees it: Delta can't be used in this one."""
+    told = forked.ask("snapshot", root=str(paths.root), commit=commit)
+    parts = told.pop("parts")
+    snapshot = Snapshot(paths, **told)
+    for table, rows in parts.items():
+        snapshot._parts[table] = [Part(table, *row) for row in rows]
+    return snapshot
 
 
 def history(root: str | PathLike[str] | UPath) -> list[Snapshot]:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from .query import Database, identifier, literal
 from .schema import ALL_AGENTS, ENVIRONMENTS, EPISODES, TABLES, USERS
 
-__all__ = ["View", "column_name", "wide_views"]
+__all__ = ["WIDE", "View", "column_name", "wide_views"]
+
+WIDE = "episode_agents"
 
 # Value types that share a column, by the SQL type of the column.
 _INTEGERS = {"int", "bool"}
@@ -223,7 +225,7 @@ def _documented(*names: str) -> dict[str, str]:
 _USER_JOIN = "LEFT JOIN user_of u ON u.environment_id = e.environment_id AND u.agent_id = a.agent_id"
 
 _EPISODE_AGENTS = _Wide(
-    "episode_agents",
+    WIDE,
     "One row per episode and agent: what is known of the episode, its environment and user, every keyword a column.",
     "episode_id",
     (_AGENTS_OF_EPISODES, _USER_OF),

@@ -67,6 +67,7 @@ ONLY_IN = {
     "gym": ("crowdplay_lake.offline",),
     "gymnasium": ("crowdplay_lake.offline",),
     "sqlalchemy": ("crowdplay_lake.orm",),
+    "duckdb_engine": ("crowdplay_lake.orm",),
     "deltalake": ("crowdplay_lake.commit", "crowdplay_lake.snapshot"),
     "duckdb": (
         "crowdplay_lake.query",
@@ -86,7 +87,8 @@ ONLY_IN = {
     "typer": ("crowdplay_lake.cli",),
     "pandas": ("crowdplay_lake.query",),
     "cv2": (),
-    "subprocess": (),
+    # A forked process has another one read and write Delta's logs.
+    "subprocess": ("crowdplay_lake.forked",),
 }
 
 
@@ -194,6 +196,12 @@ def test_the_help_of_the_command_loads_no_trainer() -> None:
 
 
 MISSING = [
+    ("sqlalchemy", "import crowdplay_lake.orm", "orm"),
+    (
+        "duckdb_engine",
+        "from crowdplay_lake.orm.session import lake_engine; lake_engine(None)",
+        "orm",
+    ),
     ("d3rlpy", "from crowdplay_lake.offline.d3rlpy import to_mdp_dataset; to_mdp_dataset([])", "d3rlpy"),
     (
         "pandas",

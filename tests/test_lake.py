@@ -21,7 +21,14 @@ from hypothesis import strategies as st
 from crowdplay_ingest.pipeline import IngestSummary, ingest
 from crowdplay_ingest.recording_metadata import Rows, put_rows
 from crowdplay_lake import Episode, Episodes, Lake
-from crowdplay_lake.errors import UnknownAgent, UnknownColumn, UnknownEnvironment, UnknownEpisode, UnknownTable
+from crowdplay_lake.errors import (
+    QueryNotAllowed,
+    UnknownAgent,
+    UnknownColumn,
+    UnknownEnvironment,
+    UnknownEpisode,
+    UnknownTable,
+)
 from crowdplay_lake.schema import TABLES
 from crowdplay_lake.wide import column_name
 
@@ -571,3 +578,15 @@ def test_an_empty_table_has_its_columns(table: str, tmp_path: Path) -> None:
         assert lake.sql(f"FROM {table}").fetchall() == []
     assert lake.sql("FROM episode_agents").fetchall() == []
     assert len(lake.episodes("n_steps > 1")) == 0
+
+
+def test_the_wide_view_answers_the_same_when_it_is_asked_again(lake: Lake) -> None:
+    """The second time its rows are kept in the database."""
+    again = Lake(lake.path)
+    query = "SELECT * FROM episode_agents ORDER BY episode_id, agent_id"
+    first, *others = (again.sql(query).arrow() for _ in range(4))
+    assert all(other.equals(first) for other in others)
+    assert again.tables() == lake.tables()
+    assert not any(name.startswith("_") for name in again.tables())
+    with pytest.raises(QueryNotAllowed):
+        again.sql("DELETE FROM _episode_agents")

@@ -11,6 +11,7 @@ import pytest
 
 from crowdplay_ingest.pipeline import IngestOptions, ingest
 from crowdplay_lake import Lake
+from crowdplay_lake.annotations import KeywordRow, write_keyword_data
 from crowdplay_lake.commit import writing
 from crowdplay_lake.compact import compact
 from crowdplay_lake.errors import InvalidArgument, InvalidLake, LakeBusy, QueryNotAllowed
@@ -98,3 +99,18 @@ def test_credentials_are_in_no_file_of_it(remote: str) -> None:
         content = (root / name).read_bytes()
         assert b"test-secret-key" not in content
         assert b"test-key-id" not in content
+
+
+def test_keyword_data_is_written_to_it_also_through_crowdplays_api(remote: str) -> None:
+    pytest.importorskip("sqlalchemy")
+    from crowdplay_lake.orm import EpisodeModel, get_engine_and_session
+
+    first = Lake(remote).episodes()[0].episode_id
+    write_keyword_data(remote, [KeywordRow("keyword_data", first, "all", "rating", 5)])
+    _, session = get_engine_and_session(remote)
+    episode = session.query(EpisodeModel).filter_by(episode_id=first).one()
+    episode.update_kwdata("all", "rating", episode.keyword_data["all"]["rating"] + 1)
+    session.commit()
+    assert Lake(remote).episode(first).keyword_data["all"]["rating"] == 6
+    assert len(episode.get_raw_trajectory()) > 0
+    assert verify(remote).proven

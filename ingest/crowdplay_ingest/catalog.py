@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from crowdplay_lake.commit import Change, Writer
 from crowdplay_lake.errors import RawDataError
+from crowdplay_lake.keywords import put_keyword_rows
 from crowdplay_lake.removal import REMOVED, is_removed, removal_mark
-from crowdplay_lake.schema import EPISODES, KEYWORD_DATA, TABLES, UNKNOWN, Table
+from crowdplay_lake.schema import ENVIRONMENT_KEYWORD_DATA, EPISODES, KEYWORD_DATA, TABLES, UNKNOWN, Table
 
 from .metadata import Metadata
 from .sources import RawFile, split_name
@@ -242,38 +243,30 @@ class Catalog:
 
     def _metadata_tables(self) -> Mapping[str, pa.Table]:
         metadata = self._metadata
+        of_episodes = self._with_keywords(
+            KEYWORD_DATA, [row for row in metadata.keyword_data.values() if row["episode_id"] in self.episodes]
+        )
+        # Rows follow their episode, also those that an earlier ingest wrote.
+        game = [self.episodes[episode_id]["game"] for episode_id in of_episodes["episode_id"].to_pylist()]
+        at = of_episodes.schema.get_field_index("game")
         return {
-            "environments": self._upserted("environments", ["environment_id"], metadata.environments.values()),
-            "users": self._upserted("users", ["user_id"], metadata.users.values()),
-            KEYWORD_DATA.name: self._upserted(
-                KEYWORD_DATA.name,
-                ["episode_id", "agent_id", "key"],
-                [row for row in metadata.keyword_data.values() if row["episode_id"] in self.episodes],
-            ),
-            "environment_keyword_data": self._upserted(
-                "environment_keyword_data",
-                ["environment_id", "agent_id", "key"],
-                metadata.environment_keyword_data.values(),
+            "environments": self._upserted("environments", "environment_id", metadata.environments.values()),
+            "users": self._upserted("users", "user_id", metadata.users.values()),
+            KEYWORD_DATA.name: of_episodes.set_column(at, "game", pa.array(game, pa.string())),
+            ENVIRONMENT_KEYWORD_DATA.name: self._with_keywords(
+                ENVIRONMENT_KEYWORD_DATA, metadata.environment_keyword_data.values()
             ),
         }
 
-    def _upserted(self, name: str, key: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-        """The table with ``rows`` put in by ``key``; a row that is there already keeps the commit that wrote it."""
-        table: Table = TABLES[name]
-        number = self._writer.snapshot.number + 1
-        merged = {tuple(row[k] for k in key): row for row in self._writer.snapshot.read(name).to_pylist()}
-        # value_json tells values apart; in value_double NaN would differ from itself.
-        columns = [c for c in table.schema.names if c not in ("commit", "value_double", table.partition)]
-        for row in rows:
-            identity = tuple(row[k] for k in key)
-            known = merged.get(identity)
-            if known is None or any(known[c] != row.get(c) for c in columns):
-                merged[identity] = {**row, "commit": number}
-        if table.partition is not None:
-            # Rows follow their episode, also those that an earlier ingest wrote.
-            for row in merged.values():
-                row[table.partition] = self.episodes[row["episode_id"]][table.partition]
-        schema = table.schema
+    def _with_keywords(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+        snapshot = self._writer.snapshot
+        return put_keyword_rows(table, snapshot.read(table.name), rows, snapshot.number + 1, annotates=False)[0]
+
+    def _upserted(self, name: str, key: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """The table with ``rows`` put in by ``key``."""
+        merged = {row[key]: row for row in self._writer.snapshot.read(name).to_pylist()}
+        merged |= {row[key]: row for row in rows}
+        schema = TABLES[name].schema
         return pa.Table.from_pylist([{c: row.get(c) for c in schema.names} for row in merged.values()], schema)
 
 

@@ -1,0 +1,172 @@
+"""Metadata by its owner, for many owners at once: columns are decoded as a whole, dicts are made when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .tagged import loads
+
+__all__ = ["Columns", "KeywordsByOwner", "Row"]
+
+# Below these a double tells every whole number, and every microsecond, from the next.
+_EXACT_INTEGERS = 2.0**53
+_EXACT_SECONDS = 2.0**50 / 1e6
+# A date and time without time zone, as `tagged` writes it; value_timestamp then has all of it.
+_NAIVE = r'^\{"\$datetime":"[0-9-]{10}T[0-9:]{8}(\.[0-9]{6})?"\}$'
+
+
+class _Json(str):
+    """A value that is decoded for each who asks: lists and dicts can be changed."""
+
+    __slots__ = ()
+
+
+class KeywordsByOwner:
+    """The rows of a keyword table, by the episode or environment they are of.
+
+    >>> KeywordsByOwner(snapshot.read("keyword_data"), "episode_id").of(episode_id)   # doctest: +SKIP
+    {'game_0>player_0': {'Score': 50, 'Time played': datetime.timedelta(seconds=31)}}
+    """
+
+    COLUMNS = ("agent_id", "key", "value_type", "value_double", "value_text", "value_timestamp", "value_json")
+
+    def __init__(self, table: pa.Table, owner: str) -> None:
+        owners, first = _runs(table[owner].combine_chunks())
+        if len(set(owners)) < len(owners):
+            # Parts are sorted, and an owner's rows are in one of them, unless others than this software wrote them.
+            table = table.sort_by(owner)
+            owners, first = _runs(table[owner].combine_chunks())
+        agents = table["agent_id"].combine_chunks()
+        _, of_agents = _runs(agents)
+        # Rows of one agent of one owner follow each other: where such a run begins, and which is an owner's first.
+        edges = np.union1d(first, of_agents).astype(np.int64)
+        self._first_run = [*np.searchsorted(edges, first).tolist(), len(edges)]
+        self._edges = [*edges.tolist(), len(table)]
+        self._agents = _texts(agents.take(edges))
+        self._index = dict(zip(owners, range(len(owners)), strict=True))
+        self._keys = _texts(table["key"])
+        self._values, self._changeable = _values(table)
+
+    def of(self, owner: str | None) -> dict[str, dict[str, Any]]:
+        """agent → key → value; new dicts each time."""
+        data: dict[str, dict[str, Any]] = {}
+        index = self._index.get(owner or "")
+        if index is None:
+            return data
+        keys, values, edges = self._keys, self._values, self._edges
+        for run in range(self._first_run[index], self._first_run[index + 1]):
+            begin, end = edges[run], edges[run + 1]
+            of_agent = dict(zip(keys[begin:end], values[begin:end], strict=True))
+            if self._changeable and not self._changeable.isdisjoint(range(begin, end)):
+                of_agent = {key: loads(v) if type(v) is _Json else v for key, v in of_agent.items()}
+            agent = self._agents[run]
+            data[agent] = {**data[agent], **of_agent} if agent in data else of_agent
+        return data
+
+
+def _runs(owners: pa.StringArray) -> tuple[list[str], list[int]]:
+    """(the owner, the first row) of each run of rows of one owner."""
+    if not len(owners):
+        return [], []
+    changes = pc.not_equal(owners[1:], owners[:-1]).to_numpy(zero_copy_only=False)
+    first = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    return owners.take(first).to_pylist(), first.tolist()
+
+
+def _texts(column: pa.ChunkedArray | pa.StringArray) -> list[str]:
+    """A column of few different texts, each of them one object."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = whole.dictionary_encode()
+    names = np.array(encoded.dictionary.to_pylist(), object)
+    return names[encoded.indices.to_numpy()].tolist() if len(column) else []
+
+
+def _values(table: pa.Table) -> tuple[list[Any], set[int]]:
+    """(the values of keyword rows, from the typed columns where these have all of one; the rows of `_Json`)."""
+    values = np.empty(len(table), object)
+    encoded: set[int] = set()
+    types = table["value_type"].combine_chunks().dictionary_encode()
+    codes = types.indices.to_numpy()
+    double = table["value_double"].to_numpy()
+    for code, kind in enumerate(types.dictionary.to_pylist()):
+        rows = np.flatnonzero(codes == code)
+        whole, decoded = _decoded(kind, table, rows, double)
+        # An array of Python objects takes a list as it is; numpy's own scalars would stay numpy's.
+        values[rows[whole]] = np.fromiter(decoded, object, len(decoded))
+        rest = rows[~whole]
+        values[rest] = [_Json(text) for text in table["value_json"].take(rest).to_pylist()]
+        encoded.update(rest.tolist())
+    return values.tolist(), encoded
+
+
+def _decoded(
+    kind: str, table: pa.Table, rows: npt.NDArray[np.intp], double: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.bool_], list[Any]]:
+    """(of which ``rows``, all of one type, a typed column has the whole value; these values)."""
+    numbers = double[rows]
+    whole = np.ones(len(rows), bool)
+    if kind == "none":
+        return whole, [None] * len(rows)
+    if kind == "bool":
+        return whole, (numbers != 0).tolist()
+    if kind == "float":
+        return whole, numbers.tolist()
+    if kind == "int":
+        whole = np.abs(numbers) < _EXACT_INTEGERS
+        return whole, numbers[whole].astype(np.int64).tolist()
+    if kind == "timedelta":
+        whole = np.abs(numbers) < _EXACT_SECONDS
+        return whole, np.rint(numbers[whole] * 1e6).astype(np.int64).astype("timedelta64[us]").tolist()
+    if kind == "str":
+        text = table["value_text"].take(rows)
+        whole = text.is_valid().to_numpy()
+        return whole, _texts(text.filter(whole))
+    if kind == "datetime":
+        whole = pc.match_substring_regex(table["value_json"].take(rows), _NAIVE).to_numpy()
+        return whole, table["value_timestamp"].take(rows[whole]).cast(pa.timestamp("us")).to_numpy().tolist()
+    return ~whole, []
+
+
+class Columns:
+    """Rows of a table whose columns become Python lists when the first row is asked for one."""
+
+    __slots__ = ("lists", "table")
+
+    def __init__(self, rows: pa.Table | pa.RecordBatch) -> None:
+        self.table = rows
+        self.lists: dict[str, list[Any]] = {}
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self.lists:
+            self.lists[name] = self.table.column(name).to_pylist()
+        return self.lists[name]
+
+    def rows(self) -> Iterator[Row]:
+        """Each row, as a mapping."""
+        return (Row(self, index) for index in range(len(self.table)))
+
+
+class Row(Mapping[str, Any]):
+    """One row of `Columns`."""
+
+    __slots__ = ("_columns", "_index")
+
+    def __init__(self, columns: Columns, index: int) -> None:
+        self._columns = columns
+        self._index = index
+
+    def __getitem__(self, name: str) -> Any:
+        lists = self._columns.lists
+        return lists[name][self._index] if name in lists else self._columns[name][self._index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns.table.schema.names)
+
+    def __len__(self) -> int:
+        return len(self._columns.table.schema.names)
