@@ -189,19 +189,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add("Memory", memory_table(peaks))
     report.add("Method", method(held, options.turns))
     if options.write:
-        put(report.markdown())
+        replace_section(PAGE, BEGIN, report.markdown())
     report.show(Console())
     return 0
 
 
-def put(section: str) -> None:
-    """Write the section, one level down, into the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+def replace_section(page: Path, begin: str, section: str) -> None:
+    """Write the section, one level down, into the page, from the mark ``begin`` on."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     _, end, after = rest.partition(END)
     if not end:
-        raise SystemExit(f"{PAGE}: the place of the figures is not marked")
-    PAGE.write_text(
-        before + BEGIN + section.replace("# ", "### ", 1).replace("\n## ", "\n#### ") + END + after, "utf-8"
+        raise SystemExit(f"{page}: the place of the figures is not marked")
+    page.write_text(
+        before + begin + section.replace("# ", "### ", 1).replace("\n## ", "\n#### ") + END + after, "utf-8"
     )
 
 
