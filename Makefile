@@ -58,16 +58,19 @@ types: $(TEST_READY) ## mypy, strict
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks examples
 
-bench: $(TEST_READY) ## a lake against CrowdPlay's raw files and metadata: size, speed of reading, finding and ingest, memory
+bench: $(TEST_READY) ## a lake against CrowdPlay's raw files and metadata: size, speed of reading, finding, ingest, statistics
 	$(BIN)/python -m benchmarks.reader
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.metadata
+	$(BIN)/python -m benchmarks.statistics
 
 bench-scale: $(TEST_READY) ## questions to a million generated episodes and 60 million steps (15 minutes, 8 GB of disk)
 	$(BIN)/python -m benchmarks.at_scale
 
 docs: $(DEMO_READY) ## write the pages that are made from the code
 	$(BIN)/python -c "from crowdplay_lake.schema import as_markdown; print(as_markdown(), end='')" > docs/tables.md
+	$(BIN)/python -c "from crowdplay_lake.statistics.registry import as_markdown; print(as_markdown(), end='')" \
+	    > docs/statistics_list.md
 
 format: $(TEST_READY) ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix .

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 __all__ = ["cores", "processor", "stay_on_one_core", "versions"]
 
-LIBRARIES = ("crowdplay-lake", "numpy", "numba", "pyarrow", "deltalake", "opencv-python-headless")
+LIBRARIES = ("crowdplay-lake", "numpy", "numba", "polars", "pyarrow", "deltalake", "opencv-python-headless")
 
 
 def cores() -> int:
@@ -32,7 +33,9 @@ def stay_on_one_core() -> str:
     core = max(os.sched_getaffinity(0))
     # Each thread by itself: those that the libraries started when they were imported keep their own mask.
     for thread in _threads():
-        os.sched_setaffinity(thread, {core})
+        # Some end meanwhile.
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(thread, {core})
     return "one core, one thread"
 
 

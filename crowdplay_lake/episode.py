@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -259,12 +260,14 @@ class Episode:
         """
         return list(self.iter_raw_trajectory())
 
-    def iter_raw_trajectory(self) -> Iterator[dict[str, Any]]:
-        """The step dicts, one by one; frames are drawn as they are asked for."""
+    def iter_raw_trajectory(self, frames: bool = True) -> Iterator[dict[str, Any]]:
+        """The step dicts, one by one; frames are drawn as they are asked for. ``frames=False``: None for each frame."""
         steps = {agent: AgentSteps.of(self.steps(agent)) for agent in self.agents}
-        return raw_steps(steps, self._iter_frames(), self._row["variant"], self._row["reward_type"])
+        none: Mapping[str, Any] = dict.fromkeys(self.agents)
+        drawn = self._iter_frames() if frames else itertools.repeat(none, len(self))
+        return raw_steps(steps, drawn, self._row["variant"], self._row["reward_type"])
 
-    def _iter_frames(self) -> Iterator[dict[str, npt.NDArray[np.uint8]]]:
+    def _iter_frames(self) -> Iterator[Mapping[str, npt.NDArray[np.uint8]]]:
         shared = self._row["screen_agents"] == [ALL_AGENTS]
         for start in range(0, len(self), RAW_BLOCK):
             stop = min(start + RAW_BLOCK, len(self))

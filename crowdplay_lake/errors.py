@@ -14,6 +14,7 @@
     │   ├── UnknownLimit
     │   ├── UnknownParticipant
     │   ├── UnknownPath
+    │   ├── UnknownStatistic
     │   └── UnknownTable
     ├── InvalidLake                      the path holds no lake, or a broken or newer one
     ├── LakeBusy                         somebody else is writing
@@ -58,6 +59,7 @@ __all__ = [
     "UnknownName",
     "UnknownParticipant",
     "UnknownPath",
+    "UnknownStatistic",
     "UnknownTable",
     "UnsafePickle",
     "UnsupportedTrajectory",
@@ -181,6 +183,12 @@ class UnknownPath(UnknownName):
     """There is no such folder or file."""
 
     kind = "path"
+
+
+class UnknownStatistic(UnknownName):
+    """No behavioural statistic has this name."""
+
+    kind = "statistic"
 
 
 class UnknownTable(UnknownName):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any, overload
@@ -21,6 +22,9 @@ from .query import Database, Parameters, QueryResult
 from .scan import Emission, scan_observations
 from .schema import ALL_AGENTS, EPISODES, TABLES, UNKNOWN
 from .snapshot import Snapshot, open_snapshot
+from .statistics.base import Statistic
+from .statistics.compute import Work, step_values
+from .statistics.registry import find
 from .storage import AnyPath, as_path
 from .views import VIEWS, define_views, store_wide
 from .wide import WIDE
@@ -235,6 +239,56 @@ class Lake:
     def has_episode(self, episode_id: str) -> bool:
         """Whether the lake knows an episode of that id."""
         return bool(pc.any(pc.equal(self._episode_rows["episode_id"], episode_id)).as_py())
+
+    # Statistics
+
+    def statistic(
+        self,
+        statistic: str | Statistic | Callable[..., Any],
+        episodes: str | Iterable[str | Episode] | None = None,
+        params: Parameters = None,
+        executor: Executor | None = None,
+    ) -> pl.LazyFrame:
+        """A behavioural statistic of each step, as a Polars LazyFrame of episode_id, agent_id, step and value.
+
+        ``statistic``: a name ('score', 'accuracy', …; docs/statistics.md lists them), an object with a method
+        ``values(steps)``, or a callable in CrowdPlay's way, from a step to ``{agent: value}``. ``episodes``: an SQL
+        condition over `episode_agents` (with its ``params``), ids, or episodes; by default all of the games that the
+        statistic is defined for. Values are running ones, as in CrowdPlay's `episode_callables`: that of the last step
+        is the episode's. Computed when they are asked for, some episodes at a time, here or by an ``executor``.
+
+        >>> lake.statistic("left", "task = 'left'").group_by("episode_id").agg(pl.col("value").last())  # doctest: +SKIP
+
+        Raises UnknownStatistic with the nearest names; InvalidArgument where the statistic is not defined for the game
+        of a chosen episode; UnknownEpisode; NoTrajectory for an id of which only the metadata is known.
+        """
+        return step_values(self.statistic_work(statistic, episodes, params), executor)
+
+    def statistic_work(
+        self,
+        statistic: str | Statistic | Callable[..., Any],
+        episodes: str | Iterable[str | Episode] | None = None,
+        params: Parameters = None,
+    ) -> Work:
+        """The statistic and the episodes that `statistic` is about, with nothing computed yet."""
+        found = find(statistic)
+        if episodes is None or isinstance(episodes, str):
+            rows = self.episodes(episodes, params)._rows.to_pylist()
+        else:
+            rows = self._rows_with_steps([e if isinstance(e, str) else e.episode_id for e in episodes])
+        return Work(self.snapshot.paths, self.commit, found, rows, chosen=episodes is not None)
+
+    def _rows_with_steps(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of `episodes` of these ids. Raises UnknownEpisode and NoTrajectory."""
+        known = self._episode_rows["episode_id"]
+        chosen = self._episode_rows.filter(pc.is_in(known, value_set=pa.array(ids, pa.string())))
+        rows: list[dict[str, Any]] = chosen.to_pylist()
+        for episode_id in set(ids) - {row["episode_id"] for row in rows}:
+            self.episode(episode_id)
+        for row in rows:
+            # Says so where only the metadata is known.
+            len(Episode(self, row))
+        return rows
 
     # What an episode asks of its lake: read once, for all episodes
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,19 @@ def test_readme_shows_every_command() -> None:
 
 def test_the_page_of_tables_is_up_to_date() -> None:
     assert (ROOT / "docs" / "tables.md").read_text() == as_markdown(), "run `make docs`"
+
+
+def test_the_page_of_statistics_is_up_to_date() -> None:
+    from crowdplay_lake.statistics.registry import as_markdown
+
+    assert (ROOT / "docs" / "statistics_list.md").read_text() == as_markdown(), "run `make docs`"
+
+
+def test_the_examples_of_statistics_run(small_lake: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_lake, tmp_path / "lake")
+    page = (ROOT / "docs" / "statistics.md").read_text()
+    script = tmp_path / "examples.py"
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)
+    script.write_text("\n".join(map(textwrap.dedent, blocks)))
+    ran = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
