@@ -67,7 +67,7 @@ ONLY_IN = {
     "gym": ("crowdplay_lake.offline",),
     "gymnasium": ("crowdplay_lake.offline",),
     "sqlalchemy": ("crowdplay_lake.orm",),
-    "deltalake": ("crowdplay_lake.commit", "crowdplay_lake.snapshot"),
+    "deltalake": ("crowdplay_lake.commit", "crowdplay_lake.delta", "crowdplay_lake.snapshot"),
     "duckdb": (
         "crowdplay_lake.query",
         "crowdplay_lake.views",

@@ -120,15 +120,26 @@ class Catalog:
             if known is None or any(known[name] != row[name] for name in row if name != "time"):
                 self.rejected[key] = row
 
-    def rejected_metadata(self, names: Collection[str], rejections: Sequence[Rejection]) -> None:
-        """Enter what is wrong with the metadata files of that name, and forget what was and is not any more."""
-        before = self.rejected
+    def rejected_metadata(
+        self, files: Collection[str], unreadable: Collection[str], found: Iterable[Rejection]
+    ) -> None:
+        """Enter what is wrong with the metadata, and what could not be looked at; forget what was and is not any more.
+
+        ``files``: names of the metadata files; ``unreadable``: of the folders and files that could not be looked at.
+        What is below such a folder stays as it was told before.
+        """
+        before, files, folders = self.rejected, set(files), set(unreadable)
+
+        def is_told_anew(name: str, row: Row) -> bool:
+            above = _and_above(name)
+            return not files.isdisjoint(above) or (_is_place(row) and folders.isdisjoint(above - {name}))
+
         self.rejected = {
             (source, name): row
             for (source, name), row in before.items()
-            if source != self._source or not any(name == file or name.startswith(f"{file}/") for file in names)
+            if source != self._source or not is_told_anew(name, row)
         }
-        self.reject(rejections)
+        self.reject(found)
         for key, row in self.rejected.items():
             if key in before and all(before[key][name] == row[name] for name in row if name != "time"):
                 self.rejected[key] = before[key]
@@ -136,10 +147,11 @@ class Catalog:
     def rejections(self, names: Collection[str]) -> list[Rejection]:
         """What is rejected of the source's files of these names, and of values in them."""
         columns = ("name", "bytes", "sha256", "stamp", "reason", "step")
+        wanted = set(names)
         return [
             Rejection(*(row[column] for column in columns))
             for (source, name), row in sorted(self.rejected.items())
-            if source == self._source and (name in names or any(name.startswith(f"{file}/") for file in names))
+            if source == self._source and not wanted.isdisjoint(_and_above(name))
         ]
 
     # Episodes
@@ -283,6 +295,17 @@ def _completed(told: Mapping[str, Any], known: Mapping[str, Any]) -> Row:
         name: known[name] if value in (None, UNKNOWN) and known.get(name) is not None else value
         for name, value in told.items()
     }
+
+
+def _and_above(name: str) -> set[str]:
+    """A name and those of all it lies in: folders, and the file that a value is in."""
+    parts = name.split("/")
+    return {"/".join(parts[: end + 1]) for end in range(len(parts))}
+
+
+def _is_place(row: Row) -> bool:
+    """Whether a row is of a folder or file that could not even be looked at: see `Source.unreadable`."""
+    return not row["bytes"] and row["sha256"] is row["stamp"] is row["step"] is None
 
 
 def _is_as_it_was(file: RawFile, refused: Row) -> bool:

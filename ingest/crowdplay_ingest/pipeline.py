@@ -124,9 +124,10 @@ def ingest(
     rejections += [Rejection(name, 0, None, None, reason) for name, reason in source.unreadable]
     with writing(lake, options.lock_wait) as writer:
         catalog = Catalog(writer, metadata, place, options.game)
-        names = [*(file.name for file in metadata_files), *(name for name, _ in source.unreadable)]
-        catalog.rejected_metadata(names, rejections)
-        return _Run(writer, catalog, options, progress or Progress()).run(source, files, names, began)
+        names, unreadable = [file.name for file in metadata_files], [name for name, _ in source.unreadable]
+        catalog.rejected_metadata(names, unreadable, rejections)
+        run = _Run(writer, catalog, options, progress or Progress())
+        return run.run(source, files, [*names, *unreadable], began)
 
 
 def _place(raw: Place) -> str:
