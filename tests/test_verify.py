@@ -332,6 +332,12 @@ def test_what_the_lake_has_not_is_found(small_raw: Path, small_lake: Path, tmp_p
     _, (finding,) = verify_raw(small_lake, folder)
     assert (finding.file, finding.episode_id) == ("another.pickle", "another")
     assert "neither in the lake nor in `rejected`" in finding.problem
+    # One that was refused is known by more than its name: here, where the raw files were copied to, by its checksum.
+    (folder / "another.pickle").unlink()
+    assert verify_raw(small_lake, folder)[1] == []
+    (folder / "broken.pickle").write_bytes(b"not a trickle")
+    _, (finding,) = verify_raw(small_lake, folder)
+    assert (finding.file, finding.problem) == ("broken.pickle", "has changed since it was rejected: ingest it")
 
 
 def test_what_differs_is_found_with_its_step(small_raw: Path, small_lake: Path, tmp_path: Path) -> None:

@@ -67,6 +67,18 @@ def expected(some: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return contents(lake)
 
 
+class Told(Progress):
+    """Remembers what was told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.read: list[int] = []
+
+    def advanced(self, steps: int, read_bytes: int) -> None:
+        self.steps.append(steps)
+        self.read.append(read_bytes)
+
+
 class Kill(Progress):
     """Kills a worker as soon as the first results are in the lake."""
 
@@ -99,16 +111,9 @@ def test_any_executor_makes_the_same_lake(executor: type, some: Path, expected: 
 
 
 def test_progress_of_processes_tells_every_step_and_byte(some: Path, tmp_path: Path) -> None:
-    class Counting(Progress):
-        steps = read = 0
-
-        def advanced(self, steps: int, read_bytes: int) -> None:
-            self.steps += steps
-            self.read += read_bytes
-
-    told = Counting()
+    told = Told()
     summary = ingest(some, tmp_path / "lake", IngestOptions(workers=2, task_seconds=ONE_BY_ONE), told)
-    assert (told.steps, told.read) == (summary.steps, summary.bytes_in)
+    assert (sum(told.steps), sum(told.read)) == (summary.steps, summary.bytes_in)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found in /proc")
@@ -150,9 +155,13 @@ def test_a_file_that_its_workers_die_of_is_rejected_and_nothing_else(
 ) -> None:
     raw = Path(shutil.copytree(some, tmp_path / "raw"))
     victim = max(raw.glob("*.pickle.gz"), key=lambda path: path.stat().st_size)
+    told = Told()
     with killing_whoever_opens(victim) as killed:
-        summary = ingest(raw, tmp_path / "lake", IngestOptions(workers=2))
+        summary = ingest(raw, tmp_path / "lake", IngestOptions(workers=2), told)
     assert len(killed) >= 2
+    # What is done again is not told again, nor taken back.
+    assert min(told.steps) >= 0
+    assert sum(told.steps) >= summary.steps
     (rejection,) = summary.rejected
     assert rejection.name == victim.name
     assert "its worker died" in rejection.reason
@@ -197,6 +206,12 @@ def test_an_executor_that_is_broken_is_told(some: Path, tmp_path: Path) -> None:
 def test_one_says_who_does_the_work(some: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="who is to do the work"):
         ingest(some, tmp_path / "lake", IngestOptions(workers=1, dask="tcp://127.0.0.1:1"))
+    for options in (
+        IngestOptions(dask="tcp://127.0.0.1:1", worker_memory=1 << 30),
+        IngestOptions(workers=0, worker_memory=1 << 30),
+    ):
+        with pytest.raises(InvalidArgument, match="worker_memory limits processes"):
+            ingest(some, tmp_path / "lake", options)
     with pytest.raises(InvalidArgument, match="workers is -1"):
         ingest(some, tmp_path / "lake", IngestOptions(workers=-1))
 

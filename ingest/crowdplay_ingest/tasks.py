@@ -58,6 +58,7 @@ class Task:
 
     number: int
     files: tuple[tuple[str, RawFile], ...]  # each with its game, ordered by game and episode
+    of: int | None = None  # the task it was cut from
 
     @property
     def bytes(self) -> int:

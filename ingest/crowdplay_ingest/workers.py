@@ -115,7 +115,7 @@ class _OnExecutor:
 class _Processes:
     """Processes on this machine, each with a limit on its memory."""
 
-    def __init__(self, count: int, memory: int, paths: LakePaths, limits: Limits, counters: Path, tasks: int) -> None:
+    def __init__(self, count: int, memory: int, paths: LakePaths, limits: Limits, counters: Path, slots: int) -> None:
         # One more than there are workers, so that none has to wait for the next.
         self.at_once = count + 1
         self._count = count
@@ -123,7 +123,7 @@ class _Processes:
         self._paths = paths
         self._limits = limits
         self._counters_path = counters
-        self._counters = Counters.create(counters, tasks)
+        self._counters = Counters.create(counters, slots)
         self._executor = self._start()
 
     def _start(self) -> Executor:
@@ -138,6 +138,9 @@ class _Processes:
         return executor
 
     def submit(self, task: Task) -> Future[TaskResult]:
+        if task.of is not None:
+            # What its worker had told before it died is told again, by the parts of it.
+            self._counters.set(task.of, 0, 0)
         arguments = (self._paths, task, self._limits, self._counters_path, os.getpid())
         try:
             return self._executor.submit(run_task_of, *arguments)
@@ -194,10 +197,11 @@ def this_process(paths: LakePaths, limits: Limits, tell: Callable[[int, int], No
 
 
 @contextmanager
-def on_processes(count: int, memory: int, paths: LakePaths, limits: Limits, tasks: int) -> Iterator[Workers]:
-    """``count`` processes, each of which may take ``memory`` bytes."""
+def on_processes(count: int, memory: int, paths: LakePaths, limits: Limits, tasks: Sequence[Task]) -> Iterator[Workers]:
+    """``count`` processes, each of which may take ``memory`` bytes, for ``tasks`` and what these are cut into."""
+    slots = len(tasks) + sum(len(task.files) for task in tasks)
     with tempfile.TemporaryDirectory(prefix="crowdplay-lake-") as folder:
-        workers = _Processes(count, memory, paths, limits, Path(folder, "counters"), tasks)
+        workers = _Processes(count, memory, paths, limits, Path(folder, "counters"), slots)
         try:
             yield workers
         finally:
@@ -282,6 +286,7 @@ class _Queue:
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._waiting = deque(tasks)
+        self._next_number = len(tasks)
         self._suspects: deque[Task] = deque()
         self._alone: Task | None = None
         self._lost: Counter[str] = Counter()
@@ -313,7 +318,9 @@ class _Queue:
         if task is not self._alone:
             self._suspects.append(task)
         elif len(task.files) > 1:
-            self._suspects.extendleft(Task(task.number, (file,)) for file in reversed(task.files))
+            parts = [Task(number, (file,), task.number) for number, file in enumerate(task.files, self._next_number)]
+            self._next_number += len(parts)
+            self._suspects.extendleft(reversed(parts))
         else:
             name = task.files[0][1].name
             self._lost[name] += 1
