@@ -6,12 +6,13 @@ that one each alone, so that the culprit is rejected and nothing else.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,8 @@ __all__ = ["Workers", "dask_executor", "on_executor", "on_processes", "run_tasks
 POLL = 0.25  # seconds between two looks at the counters
 # Seconds that the running tasks of somebody else's executor may take to end, where the ingest ends before them.
 STOPPING = 300.0
+# Seconds in which a Dask scheduler answers, if there is one.
+ANSWERING = 10.0
 # A file whose worker died twice while it was alone is the cause.
 ATTEMPTS = 2
 # Deaths in a row, none of the tasks done, after which it is not the files.
@@ -44,6 +47,9 @@ class Workers(Protocol):
 
     def renew(self) -> None:
         """Replace workers that died."""
+
+    def check(self) -> None:
+        """Raises WorkersLost where what was handed over will never be done, nor told to be lost."""
 
     def progress(self) -> tuple[int, int] | None:
         """(steps, raw bytes) done so far, or None where that shows with the results only."""
@@ -74,6 +80,9 @@ class _ThisProcess:
     def renew(self) -> None:
         pass
 
+    def check(self) -> None:
+        pass
+
     def progress(self) -> tuple[int, int]:
         return self._done
 
@@ -101,12 +110,19 @@ class _OnExecutor:
     def renew(self) -> None:
         pass
 
+    def check(self) -> None:
+        # Of Dask's executor. When its scheduler is gone some futures are cancelled, others never end.
+        client = getattr(self._executor, "_client", None)
+        if getattr(client, "status", "running") != "running":
+            raise WorkersLost(
+                "the connection to the Dask scheduler is lost; what was done until then is in the lake: see that the"
+                " scheduler runs, and run this again to go on from there"
+            )
+
     def stop(self) -> None:
         """Begin no more tasks, and wait for those that run: what they write, nobody would name."""
-        futures = list(self._futures)
-        for future in futures:
-            future.cancel()
-        wait(futures, timeout=STOPPING)
+        # Those that could be cancelled may never be told so, where a connection is lost.
+        wait([future for future in list(self._futures) if not future.cancel()], timeout=STOPPING)
 
     def progress(self) -> None:
         return None
@@ -153,6 +169,9 @@ class _Processes:
     def renew(self) -> None:
         self.kill()
         self._executor = self._start()
+
+    def check(self) -> None:
+        pass
 
     def progress(self) -> tuple[int, int]:
         return self._counters.total()
@@ -226,11 +245,18 @@ def dask_executor(address: str) -> Iterator[Executor]:
     except ImportError as error:
         raise MissingExtra("distributed", "dask") from error
     try:
-        client = Client(address, timeout="10s", set_as_default=False)
+        client = Client(address, timeout=f"{ANSWERING}s", set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise WorkersLost(f"{address}: no Dask scheduler answers there ({error}); is it running?") from error
-    with client:
-        yield client.get_executor(pure=False)
+    # It tells of a lost connection with pages of traces; `_OnExecutor.check` tells what it means.
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with client:
+            yield client.get_executor(pure=False)
+    finally:
+        log.setLevel(level)
 
 
 def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None]) -> Iterator[list[TaskResult]]:
@@ -241,6 +267,7 @@ def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None
     queue = _Queue(tasks)
     running: dict[Future[TaskResult], Task] = {}
     while queue or running:
+        workers.check()
         for task in queue.next(workers.at_once, len(running)):
             running[_submitted(workers, task)] = task
         done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
@@ -253,6 +280,8 @@ def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None
             error = _error(future)
             if error is None:
                 results.append(future.result())
+            elif _is_cancelled(error):
+                queue.cancelled(task)
             elif _is_lost(error):
                 results += map(_blamed, queue.lost(task))
             else:
@@ -278,7 +307,7 @@ def _submitted(workers: Workers, task: Task) -> Future[TaskResult]:
 
 
 def _error(future: Future[TaskResult]) -> BaseException | None:
-    return BrokenExecutor() if future.cancelled() else future.exception()
+    return CancelledError() if future.cancelled() else future.exception()
 
 
 class _Queue:
@@ -290,6 +319,7 @@ class _Queue:
         self._suspects: deque[Task] = deque()
         self._alone: Task | None = None
         self._lost: Counter[str] = Counter()
+        self._cancelled: Counter[int] = Counter()
         self.deaths = 0  # since a task was done
 
     def __bool__(self) -> bool:
@@ -313,6 +343,18 @@ class _Queue:
             self._alone = self._suspects.popleft()
             yield self._alone
 
+    def cancelled(self, task: Task) -> None:
+        """Do a task again that somebody called off. Raises WorkersLost where that happens again and again."""
+        self._cancelled[task.number] += 1
+        if self._cancelled[task.number] > HOPELESS:
+            raise WorkersLost(
+                f"whoever does the work has cancelled one task {HOPELESS} times; what was done is in the lake"
+            )
+        if task is self._alone:
+            self._suspects.appendleft(task)
+        else:
+            self._waiting.append(task)
+
     def lost(self, task: Task) -> Iterator[Task]:
         """Do a task again whose worker died; yields it instead if it is one file, and the cause."""
         if task is not self._alone:
@@ -332,7 +374,12 @@ class _Queue:
 
 def _is_lost(error: BaseException) -> bool:
     """Whether an error says that the worker is gone, or was too small. Dask's are told by name: it may be missing."""
-    return isinstance(error, BrokenExecutor | MemoryError) or type(error).__name__ in ("KilledWorker", "CancelledError")
+    return isinstance(error, BrokenExecutor | MemoryError) or type(error).__name__ == "KilledWorker"
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether a task was called off, or the connection to who does it was lost; its workers may be well."""
+    return any(kind.__name__.endswith("CancelledError") for kind in type(error).__mro__)
 
 
 def _blamed(task: Task) -> TaskResult:
