@@ -9,7 +9,7 @@ sees all of a change or nothing, and keeps its snapshot while others write.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from os import PathLike
@@ -19,18 +19,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from .checksums import LOG, logs_between, read_checksums, recorded_commits, write_checksums
-from .delta import append_version, create_table
+from .checksums import LOG, logs_between, read_checksums, read_list, recorded_commits, write_checksums
+from .delta import append_version, create_table, made_with, remove_torn_table, restore_version
 from .errors import InvalidArgument, InvalidLake, LakeBusy, nearest
 from .layout import PART_SUFFIX, LakePaths, Part, PartWriter, write_parts
 from .lock import LOCK_NAMES, Hold, locked
 from .remote_faults import told
 from .schema import COMMITS, FORMAT_VERSION, TABLES, Table
 from .snapshot import Snapshot, delta_table, history, is_table, new_commit_name, open_snapshot
-from .storage import AnyPath, as_path, cannot_write, files_below, make_folder, remove
+from .storage import AnyPath, as_path, cannot_write, files_below, make_folder, remove, sync
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -57,6 +56,7 @@ class Writer:
         self.paths = snapshot.paths
         self._hold = hold
         self._versions = dict(versions)  # the last one of each table
+        self._not_synced: set[AnyPath] = set()
 
     def commit(self, operation: str, changes: Mapping[str, Change], counts: Mapping[str, int]) -> Snapshot:
         """Make ``changes`` visible, all at once. Without a change there is no commit."""
@@ -102,7 +102,7 @@ class Writer:
 
     def _committed(self, written: Iterable[Part]) -> Snapshot:
         before, self.snapshot = self.snapshot, open_snapshot(self.paths.root)
-        _record_checksums(self.snapshot, before.versions, written)
+        _record_checksums(self.snapshot, before, written)
         return self.snapshot
 
     def replacement(self, table: str, rows: pa.Table, partitions: Iterable[str] | None = None) -> Change:
@@ -128,6 +128,7 @@ class Writer:
         before = self._versions[name]
         version = append_version(self.paths.table(name), TABLES[name], before, change.add, change.remove, number)
         self._versions[name] = version
+        self._not_synced |= made_with(self.paths.table(name), version, change.add)
         return version
 
     def _append_row(
@@ -142,22 +143,24 @@ class Writer:
         part = _write_commit_row(self.paths, number, operation, versions, counts)
         dropped = [Part(COMMITS.name, one.row, 0, 1) for one in drop]
         before = self._versions[COMMITS.name]
+        # The row must not outlive what it names in a power cut.
+        sync({*self._not_synced, self.paths.part(COMMITS.name, part.path), self.paths.commits})
+        self._not_synced = set()
         try:
             after = append_version(self.paths.commits, COMMITS, before, [part], dropped, number)
         except LakeBusy:
             remove(self.paths.part(COMMITS.name, part.path))
             raise
         self._versions[COMMITS.name] = after
+        sync(made_with(self.paths.commits, after))
         return part
 
     def recover(self) -> None:
         """Bring every table back to the last commit: what a crash left beyond it was never visible."""
         for name, version in self.snapshot.versions.items():
-            table = delta_table(self.paths.table(name))
-            last_write = table.version()
-            if last_write > version and not _restored_to(table, version):
-                table.restore(version, ignore_missing_files=True)
-            self._versions[name] = int(table.version())
+            self._versions[name] = restore_version(self.paths.table(name), version)
+            if self._versions[name] > version:
+                self._not_synced |= made_with(self.paths.table(name), self._versions[name])
 
     def remove_leftovers(self) -> int:
         """Remove the parts that no commit names: what a crash, or an interrupted worker, left. Returns their bytes."""
@@ -225,19 +228,33 @@ def _create(paths: LakePaths) -> None:
     """Empty tables, then commit 0. A crash in between is finished by the next writer."""
     for table in TABLES.values():
         path = paths.table(table.name)
+        remove_torn_table(path)
         if not is_table(path):
             make_folder(path)
             create_table(path, table, f"crowdplay-lake: one row per {table.row}")
-    create_table(paths.commits, COMMITS, parts=[_write_commit_row(paths, 0, "create", dict.fromkeys(TABLES, 0), {})])
+    row = _write_commit_row(paths, 0, "create", dict.fromkeys(TABLES, 0), {})
+    tables = set().union(*({paths.table(name), *made_with(paths.table(name), 0)} for name in TABLES))
+    sync({paths.root, paths.commits, paths.part(COMMITS.name, row.path), *tables})
+    create_table(paths.commits, COMMITS, parts=[row])
+    sync({paths.commits, *made_with(paths.commits, 0)})
 
 
-def _record_checksums(snapshot: Snapshot, before: Mapping[str, int], written: Iterable[Part]) -> None:
-    """The checksums of what led from the versions ``before`` to a snapshot, the last one."""
+def _record_checksums(snapshot: Snapshot, before: Snapshot | None, written: Iterable[Part]) -> None:
+    """The checksums of what led from the commit ``before`` to a snapshot, the last one."""
     paths = snapshot.paths
     last = delta_table(paths.commits).version()
-    after = {**snapshot.versions, COMMITS.name: last}
-    logs = logs_between(paths, {**before, COMMITS.name: last - 1}, after)
+    known = {} if before is None else {**before.versions, COMMITS.name: _last_log(before, last - 1)}
+    logs = logs_between(paths, known, {**snapshot.versions, COMMITS.name: last})
     write_checksums(paths, snapshot.number, written, logs)
+
+
+def _last_log(commit: Snapshot, otherwise: int) -> int:
+    """The version of the table of commits up to which a commit's list has checksums; a power cut may leave more."""
+    with suppress(InvalidLake, OSError):
+        names = [name.split("/") for name in read_list(commit.paths.checksum_file(commit.number))]
+        logs = [name[2] for name in names if name[:2] == [COMMITS.name, LOG] and name[2].endswith(".json")]
+        return max((int(log.partition(".")[0]) for log in logs), default=otherwise)
+    return otherwise
 
 
 def _complete_checksums(snapshot: Snapshot) -> None:
@@ -245,17 +262,10 @@ def _complete_checksums(snapshot: Snapshot) -> None:
     if snapshot.number in recorded_commits(snapshot.paths):
         return
     earlier = [other for other in history(snapshot.paths.root) if other.number < snapshot.number]
-    before = earlier[-1].versions if earlier else {}
+    before = earlier[-1] if earlier else None
     known = {name: {part.path for part in earlier[-1].parts(name)} if earlier else set() for name in TABLES}
     written = [part for name in TABLES for part in snapshot.parts(name) if part.path not in known[name]]
     _record_checksums(snapshot, before, [*written, Part(COMMITS.name, snapshot.row, 0, 1)])
-
-
-def _restored_to(table: DeltaTable, version: int) -> bool:
-    """Whether the last version is already a restoration of ``version``, by a recovery that had nothing to add."""
-    last = table.history(1)[0]
-    parameters = last.get("operationParameters", {})
-    return last.get("operation") == "RESTORE" and str(parameters.get("version")) == str(version)
 
 
 @contextmanager
@@ -294,7 +304,14 @@ def _told_if_full(paths: LakePaths) -> Iterator[None]:
 
 def _prepared(paths: LakePaths, hold: Hold) -> Writer:
     """A writer of a lake that is whole: what a crash left half-done is put right."""
+    is_begun = not recorded_commits(paths)
+    if is_begun:
+        remove_torn_table(paths.commits)
     if not is_table(paths.commits):
+        if not is_begun:
+            raise InvalidLake(
+                f"{paths.root}: its table of commits is gone; restore the folder {COMMITS.name} from a copy"
+            )
         _create(paths)
     # Before the row is read: what is committed in between is not taken for what this is based on.
     version = int(delta_table(paths.commits).version())

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import LakeBusy
-from .storage import AnyPath, files_below, remove
+from .storage import AnyPath, files_below, remove, sync
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -103,6 +103,8 @@ def _file_lock(root: Path, wait: float) -> Iterator[Hold]:
         hold = Hold(holder.exists(), is_lost)
         try:
             holder.write_text(json.dumps(_me()))
+            # After a power cut, too, the next one is to know of this one.
+            sync([holder, root])
             yield hold
         finally:
             # Left where it is, it tells the next one to put right what is half-done.
