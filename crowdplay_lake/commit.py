@@ -332,6 +332,8 @@ def _check_place(paths: LakePaths) -> None:
     """Whether a lake is there, or can be made there. Raises InvalidLake."""
     if paths.root.is_file():
         raise InvalidLake(f"{paths.root}: is a file; a lake is a folder")
+    if isinstance(paths.root, Path) and paths.root.is_symlink() and not paths.root.exists():
+        raise InvalidLake(f"{paths.root}: is a link that leads nowhere; is that disk mounted?")
     is_folder = paths.root.is_dir()
     if is_folder and (is_table(paths.commits) or any(is_table(paths.table(name)) for name in TABLES)):
         return

@@ -220,6 +220,8 @@ class _Verification:
             if is_log and int(number) <= versions.get(table, -1):
                 if self.lists_whole:
                     self._found("no checksum was recorded for it", name)
+            elif table not in (*TABLES, COMMITS.name, "checksums"):
+                self.report.notes.append(f"{name}: is no file of a lake; nothing here reads or removes it")
             elif self.lists_whole or not versions:
                 self.report.notes.append(
                     f"{name}: no commit names it; `crowdplay-lake vacuum` removes what a crash left"

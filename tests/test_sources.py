@@ -354,6 +354,15 @@ def test_folders_and_files_that_may_not_be_read_are_named(
 # Wrong places
 
 
+@pytest.mark.parametrize("kind", ["a folder", "a pipe"])
+def test_metadata_that_is_no_file(small: Path, tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "metadata"
+    os.mkfifo(place) if kind == "a pipe" else place.mkdir()
+    with pytest.raises(InvalidArgument, match="no plain file" if kind == "a pipe" else "a folder; name the file in it"):
+        ingest(small, tmp_path / "lake", IngestOptions(metadata=place))
+    assert not (tmp_path / "lake").exists()
+
+
 def test_an_address_that_became_a_path(tmp_path: Path) -> None:
     for use in (open_source, open_metadata):
         with pytest.raises(InvalidArgument, match="give that as text"):

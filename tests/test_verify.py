@@ -238,10 +238,14 @@ def test_files_that_no_commit_names_are_noted(copied: Path) -> None:
     for name in ("steps/game=breakout/part-0.parquet", "users/_delta_log/_commit_1.json.tmp", "checksums/.x.tmp"):
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).write_bytes(b"half a part")
+    (copied / "raw").mkdir()
+    (copied / "raw" / "x.pickle").write_bytes(b"mine")
     report = verify(copied)
     assert report.proven
-    assert len(report.notes) == 3
-    assert all("no commit names it" in note for note in report.notes)
+    assert len(report.notes) == 4
+    assert [note for note in report.notes if "no commit names it" not in note] == [
+        "raw/x.pickle: is no file of a lake; nothing here reads or removes it"
+    ]
 
 
 # Wrong rows, with right checksums

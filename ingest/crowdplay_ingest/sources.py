@@ -88,6 +88,8 @@ def open_metadata(location: str | os.PathLike[str]) -> MetadataFile:
     if path is not None:
         if not path.exists():
             raise unknown_path(path)
+        if not path.is_file():
+            raise InvalidArgument(f"{path}: {'a folder; name the file in it' if path.is_dir() else 'no plain file'}")
         return MetadataFile(stat_file(path, path.name), _kept_back(path.name, _beside(path)))
     uri = checked_uri(str(location))
     stored = _existing(uri)
