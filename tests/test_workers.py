@@ -126,6 +126,7 @@ def test_the_work_of_a_killed_worker_is_done_again(some: Path, expected: dict[st
     assert kill.killed
     assert summary.rejected == ()
     assert contents(tmp_path / "lake") == expected
+    assert parts_nobody_names(tmp_path / "lake") == set()
 
 
 @contextlib.contextmanager
@@ -170,6 +171,7 @@ def test_a_file_that_its_workers_die_of_is_rejected_and_nothing_else(
     assert "its worker died" in rejection.reason
     alone = victim.name.partition(".")[0]
     assert contents(tmp_path / "lake") == {name: sha for name, sha in expected.items() if name != alone}
+    assert parts_nobody_names(tmp_path / "lake") == set()
 
     # Nobody kills it any more.
     ingest(raw, tmp_path / "lake", IngestOptions(workers=0, retry_rejected=True))

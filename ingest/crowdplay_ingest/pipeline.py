@@ -222,6 +222,9 @@ class _Run:
             with self._workers(width, tasks) as workers:
                 for results in run_tasks(workers, tasks, lambda: self._look(workers)):
                     self._take(results, workers)
+            if workers.has_lost:
+                # Parts that somebody was writing who died.
+                self.writer.remove_leftovers()
         # The metadata alone, where there was nothing else.
         self._commit([])
 

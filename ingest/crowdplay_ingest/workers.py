@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import tempfile
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from crowdplay_lake.layout import LakePaths
 from crowdplay_lake.storage import naming
 
 from .machine import Limits
+from .task_queue import TaskQueue
 from .tasks import Counters, Rejection, Task, TaskResult, run_task
 
 __all__ = ["Workers", "dask_executor", "on_executor", "on_processes", "run_tasks", "this_process"]
@@ -31,16 +31,13 @@ POLL = 0.25  # seconds between two looks at the counters
 STOPPING = 300.0
 # Seconds in which a Dask scheduler answers, if there is one.
 ANSWERING = 10.0
-# A file whose worker died twice while it was alone is the cause.
-ATTEMPTS = 2
-# Deaths in a row, none of the tasks done, after which it is not the files.
-HOPELESS = 8
 
 
 class Workers(Protocol):
     """Somebody who does tasks."""
 
     at_once: int  # tasks worth handing over at once
+    has_lost: bool  # a task that was begun: what it wrote, nobody will name
 
     def submit(self, task: Task) -> Future[TaskResult]:
         """Have a task done."""
@@ -59,6 +56,7 @@ class _ThisProcess:
     """Does a task when it is asked to."""
 
     at_once = 1
+    has_lost = False
 
     def __init__(self, paths: LakePaths, limits: Limits, tell: Callable[[int, int], None]) -> None:
         self._paths = paths
@@ -96,6 +94,7 @@ class _OnExecutor:
         self._limits = limits
         # A cluster may grow: let it see all there is to do. It tells nothing before a task is done.
         self.at_once = 1_000_000
+        self.has_lost = False
         self._futures: set[Future[TaskResult]] = set()
 
     def submit(self, task: Task) -> Future[TaskResult]:
@@ -134,6 +133,7 @@ class _Processes:
     def __init__(self, count: int, memory: int, paths: LakePaths, limits: Limits, counters: Path, slots: int) -> None:
         # One more than there are workers, so that none has to wait for the next.
         self.at_once = count + 1
+        self.has_lost = False
         self._count = count
         self._memory = memory
         self._paths = paths
@@ -264,7 +264,7 @@ def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None
 
     ``looked`` is called a few times a second. Raises what a task raises, and WorkersLost where workers keep dying.
     """
-    queue = _Queue(tasks)
+    queue = TaskQueue(tasks)
     running: dict[Future[TaskResult], Task] = {}
     while queue or running:
         workers.check()
@@ -278,6 +278,7 @@ def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None
         for future in done:
             task = running.pop(future)
             error = _error(future)
+            workers.has_lost |= error is not None
             if error is None:
                 results.append(future.result())
             elif _is_cancelled(error):
@@ -308,68 +309,6 @@ def _submitted(workers: Workers, task: Task) -> Future[TaskResult]:
 
 def _error(future: Future[TaskResult]) -> BaseException | None:
     return CancelledError() if future.cancelled() else future.exception()
-
-
-class _Queue:
-    """Tasks to be done: those that a worker died of come last, one at a time."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._waiting = deque(tasks)
-        self._next_number = len(tasks)
-        self._suspects: deque[Task] = deque()
-        self._alone: Task | None = None
-        self._lost: Counter[str] = Counter()
-        self._cancelled: Counter[int] = Counter()
-        self.deaths = 0  # since a task was done
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting or self._suspects)
-
-    def count_death(self) -> None:
-        """Workers died. Raises WorkersLost where that happens again and again, with nothing done in between."""
-        self.deaths += 1
-        if self.deaths > HOPELESS:
-            raise WorkersLost(
-                f"workers died {self.deaths} times in a row, whatever they worked on; is the machine out of memory?"
-                " Try fewer with --workers"
-            )
-
-    def next(self, at_once: int, running: int) -> Iterator[Task]:
-        """The tasks to hand over now."""
-        if self._waiting:
-            for _ in range(min(at_once - running, len(self._waiting))):
-                yield self._waiting.popleft()
-        elif self._suspects and not running:
-            self._alone = self._suspects.popleft()
-            yield self._alone
-
-    def cancelled(self, task: Task) -> None:
-        """Do a task again that somebody called off. Raises WorkersLost where that happens again and again."""
-        self._cancelled[task.number] += 1
-        if self._cancelled[task.number] > HOPELESS:
-            raise WorkersLost(
-                f"whoever does the work has cancelled one task {HOPELESS} times; what was done is in the lake"
-            )
-        if task is self._alone:
-            self._suspects.appendleft(task)
-        else:
-            self._waiting.append(task)
-
-    def lost(self, task: Task) -> Iterator[Task]:
-        """Do a task again whose worker died; yields it instead if it is one file, and the cause."""
-        if task is not self._alone:
-            self._suspects.append(task)
-        elif len(task.files) > 1:
-            parts = [Task(number, (file,), task.number) for number, file in enumerate(task.files, self._next_number)]
-            self._next_number += len(parts)
-            self._suspects.extendleft(reversed(parts))
-        else:
-            name = task.files[0][1].name
-            self._lost[name] += 1
-            if self._lost[name] < ATTEMPTS:
-                self._suspects.appendleft(task)
-            else:
-                yield task
 
 
 def _is_lost(error: BaseException) -> bool:
