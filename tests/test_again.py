@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crowdplay_ingest.pipeline import IngestOptions, ingest
+from crowdplay_ingest.pipeline import IngestOptions, Progress, ingest
 from crowdplay_ingest.recorder import EnvironmentPlan, EpisodePlan, RecordingOptions, record
 from crowdplay_ingest.recording_metadata import put_rows
 from crowdplay_ingest.verify_raw import verify_raw
@@ -95,6 +95,16 @@ def test_a_change_that_neither_size_nor_date_tells_is_told_by_rehash(raw: Path, 
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert ingest(raw, lake, HERE).changed_files == ()
     assert ingest(raw, lake, IngestOptions(workers=0, rehash=True)).changed_files == (path.name,)
+
+
+def test_a_file_that_is_written_anew_while_it_waits_is_in_as_it_is_then(raw: Path, tmp_path: Path) -> None:
+    class Rewritten(Progress):
+        def planned(self, episodes: int, total_bytes: int) -> None:
+            swap(raw)
+
+    assert ingest(raw, tmp_path / "lake", HERE, Rewritten()).episodes == 3
+    assert ingest(raw, tmp_path / "lake", HERE).changed_files == ()
+    assert verify_raw(tmp_path / "lake", raw)[1] == []
 
 
 def test_metadata_alone(raw: Path, tmp_path: Path) -> None:
