@@ -8,9 +8,8 @@ sees all of a change or nothing, and keeps its snapshot while others write.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from os import PathLike
@@ -20,28 +19,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError
-from deltalake.transaction import AddAction, RemoveAction, Transaction, create_table_with_add_actions
 
-from .checksums import LOG, logs_between, read_checksums, recorded_commits, write_checksums
+from .checksums import LOG, logs_between, read_checksums, read_list, recorded_commits, write_checksums
+from .delta import append_version, create_table, made_with, remove_torn_table, restore_version
 from .errors import InvalidArgument, InvalidLake, LakeBusy, nearest
 from .layout import PART_SUFFIX, LakePaths, Part, PartWriter, write_parts
 from .lock import LOCK_NAMES, Hold, locked
 from .remote_faults import told
 from .schema import COMMITS, FORMAT_VERSION, TABLES, Table
-from .snapshot import Snapshot, commit_name, delta_table, history, is_table, open_snapshot
-from .storage import address, as_path, cannot_write, files_below, make_folder, remove
+from .snapshot import Snapshot, delta_table, history, is_table, new_commit_name, open_snapshot
+from .storage import AnyPath, as_path, cannot_write, files_below, make_folder, remove, sync
 
 if TYPE_CHECKING:
     from upath import UPath
 
 __all__ = ["Change", "Writer", "writing"]
-
-# The name under which lake commits appear in Delta's application transactions.
-APPLICATION = "crowdplay-lake"
-# A lake commit names versions of tables: they stay readable, where Delta would drop its log after 30 days.
-_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false"}
 
 
 @dataclass
@@ -55,11 +48,6 @@ class Change:
         return bool(self.add or self.remove)
 
 
-def _delta_schema(table: Table) -> Schema:
-    """The table's schema with its docs as column comments: written once, in the log, not in every part."""
-    return Schema.from_arrow(pa.schema([pa.field(c.name, c.type, metadata={"comment": c.doc}) for c in table.columns]))
-
-
 class Writer:
     """Changes a lake, while it holds the lock. Made by `writing`."""
 
@@ -68,6 +56,7 @@ class Writer:
         self.paths = snapshot.paths
         self._hold = hold
         self._versions = dict(versions)  # the last one of each table
+        self._not_synced: set[AnyPath] = set()
 
     def commit(self, operation: str, changes: Mapping[str, Change], counts: Mapping[str, int]) -> Snapshot:
         """Make ``changes`` visible, all at once. Without a change there is no commit."""
@@ -86,11 +75,20 @@ class Writer:
         row = self._append_row(number, operation, versions, counts)
         return self._committed([row, *(part for change in changes.values() for part in change.add)])
 
-    def drop(self, numbers: Iterable[int], operation: str, counts: Mapping[str, int]) -> Snapshot:
+    def drop(self, commits: Iterable[Snapshot], operation: str, counts: Mapping[str, int]) -> Snapshot:
         """Take earlier commits out of the table of commits, by a commit that changes no other table. Files stay."""
         self._check_last()
-        row = self._append_row(self.snapshot.number + 1, operation, self.snapshot.versions, counts, numbers)
+        row = self._append_row(self.snapshot.number + 1, operation, self.snapshot.versions, counts, commits)
         return self._committed([row])
+
+    def fence(self) -> None:
+        """Shut out a writer that had the lock before and was taken for dead: should it wake up, it can't commit.
+
+        By a commit that changes nothing: the row that the other would append has no place any more. So what nobody
+        names now, nobody will. Raises LakeBusy where the other one is quicker.
+        """
+        row = self._append_row(self.snapshot.number + 1, "recover", self.snapshot.versions, {})
+        self._committed([row])
 
     def _check_last(self) -> None:
         """Whether the lock is ours, and nobody has committed since. Raises LakeBusy."""
@@ -102,17 +100,9 @@ class Writer:
                 " nothing was changed, run it again"
             )
 
-    def _check_version(self, name: str, version: int, expected: int) -> None:
-        """Delta puts what two commit at once in a row. Here it would mean two writers: raises LakeBusy."""
-        if version != expected:
-            raise LakeBusy(
-                f"{self.paths.root}: somebody else is writing to {name} at the same time; nothing was changed,"
-                " run it again"
-            )
-
     def _committed(self, written: Iterable[Part]) -> Snapshot:
         before, self.snapshot = self.snapshot, open_snapshot(self.paths.root)
-        _record_checksums(self.snapshot, before.versions, written)
+        _record_checksums(self.snapshot, before, written)
         return self.snapshot
 
     def replacement(self, table: str, rows: pa.Table, partitions: Iterable[str] | None = None) -> Change:
@@ -135,18 +125,10 @@ class Writer:
         return change
 
     def _commit_table(self, name: str, change: Change, number: int) -> int:
-        table = delta_table(self.paths.table(name))
-        self._check_version(name, table.version(), self._versions[name])
-        table.create_write_transaction(
-            [*map(_remove_action, change.remove), *map(_add_action, change.add)],
-            "append",
-            _delta_schema(TABLES[name]),
-            partition_by=_partition_by(TABLES[name]),
-            commit_properties=CommitProperties(app_transactions=[Transaction(APPLICATION, number)]),
-        )
-        version = int(delta_table(self.paths.table(name)).version())
-        self._check_version(name, version, self._versions[name] + 1)
+        before = self._versions[name]
+        version = append_version(self.paths.table(name), TABLES[name], before, change.add, change.remove, number)
         self._versions[name] = version
+        self._not_synced |= made_with(self.paths.table(name), version, change.add)
         return version
 
     def _append_row(
@@ -155,37 +137,50 @@ class Writer:
         operation: str,
         versions: Mapping[str, int],
         counts: Mapping[str, int],
-        drop: Iterable[int] = (),
+        drop: Iterable[Snapshot] = (),
     ) -> Part:
         self._hold.check()
         part = _write_commit_row(self.paths, number, operation, versions, counts)
-        dropped = [Part(COMMITS.name, f"{commit_name(one)}{PART_SUFFIX}", 0, 1) for one in drop]
-        delta_table(self.paths.commits).create_write_transaction(
-            [*map(_remove_action, dropped), _add_action(part)],
-            "append",
-            _delta_schema(COMMITS),
-            commit_properties=CommitProperties(app_transactions=[Transaction(APPLICATION, number)]),
-        )
+        dropped = [Part(COMMITS.name, one.row, 0, 1) for one in drop]
+        before = self._versions[COMMITS.name]
+        # The row must not outlive what it names in a power cut.
+        sync({*self._not_synced, self.paths.part(COMMITS.name, part.path), self.paths.commits})
+        self._not_synced = set()
+        try:
+            after = append_version(self.paths.commits, COMMITS, before, [part], dropped, number)
+        except LakeBusy:
+            remove(self.paths.part(COMMITS.name, part.path))
+            raise
+        self._versions[COMMITS.name] = after
+        sync(made_with(self.paths.commits, after))
         return part
+
+    def recover(self) -> None:
+        """Bring every table back to the last commit: what a crash left beyond it was never visible."""
+        for name, version in self.snapshot.versions.items():
+            self._versions[name] = restore_version(self.paths.table(name), version)
+            if self._versions[name] > version:
+                self._not_synced |= made_with(self.paths.table(name), self._versions[name])
 
     def remove_leftovers(self) -> int:
         """Remove the parts that no commit names: what a crash, or an interrupted worker, left. Returns their bytes."""
-        if self._hold.is_lost():
-            # What nobody names is somebody else's work.
-            return 0
         recorded = read_checksums(self.paths)
         if not {kept.number for kept in history(self.paths.root)} <= set(recorded_commits(self.paths)):
             # Lists are missing: what a commit named can't be told from what none did.
             return 0
-        removed = 0
+        found: dict[AnyPath, int] = {}
         for name in (*TABLES, COMMITS.name):
             known = {part.path for part in self.snapshot.parts(name)} if name in TABLES else set()
             for path, size in files_below(self.paths.table(name)):
                 is_ours = _is_begun_log(path) if path.startswith(LOG) else path.endswith(PART_SUFFIX)
                 if is_ours and path not in known and f"{name}/{path}" not in recorded:
-                    remove(self.paths.part(name, path))
-                    removed += size
-        return removed
+                    found[self.paths.part(name, path)] = size
+        if self._hold.is_lost():
+            # Lost while they were listed: some may be those of the next holder.
+            return 0
+        for part in found:
+            remove(part)
+        return sum(found.values())
 
 
 def _is_begun_log(path: str) -> bool:
@@ -213,20 +208,6 @@ def _partition(table: Table, rows: pa.Table, value: str | None) -> pa.Table:
     return rows if table.partition is None else rows.filter(pc.equal(rows[table.partition], value))
 
 
-def _partition_by(table: Table) -> list[str]:
-    return [] if table.partition is None else [table.partition]
-
-
-def _add_action(part: Part) -> AddAction:
-    now = int(time.time() * 1000)
-    return AddAction(part.path, part.size, part.partition_values, now, True, part.statistics)
-
-
-def _remove_action(part: Part) -> RemoveAction:
-    now = int(time.time() * 1000)
-    return RemoveAction(part.path, True, now, size=part.size or None, partition_values=part.partition_values)
-
-
 def _write_commit_row(
     paths: LakePaths, number: int, operation: str, versions: Mapping[str, int], counts: Mapping[str, int]
 ) -> Part:
@@ -238,10 +219,7 @@ def _write_commit_row(
         "versions": list(versions.items()),
         "counts": list(counts.items()),
     }
-    name = commit_name(number)
-    # A crash between the part and its registration left a part of this name; it was never visible.
-    remove(paths.part(COMMITS.name, f"{name}.parquet"))
-    with PartWriter(paths, COMMITS, name=name) as writer:
+    with PartWriter(paths, COMMITS, name=new_commit_name(number)) as writer:
         writer.write(pa.Table.from_pylist([row], COMMITS.schema))
         return writer.close()
 
@@ -250,34 +228,33 @@ def _create(paths: LakePaths) -> None:
     """Empty tables, then commit 0. A crash in between is finished by the next writer."""
     for table in TABLES.values():
         path = paths.table(table.name)
+        remove_torn_table(path)
         if not is_table(path):
             make_folder(path)
-            create_table_with_add_actions(
-                address(path),
-                _delta_schema(table),
-                [],
-                partition_by=_partition_by(table),
-                configuration=_CONFIGURATION,
-                name=table.name,
-                description=f"crowdplay-lake: one row per {table.row}",
-            )
-    part = _write_commit_row(paths, 0, "create", dict.fromkeys(TABLES, 0), {})
-    create_table_with_add_actions(
-        address(paths.commits),
-        _delta_schema(COMMITS),
-        [_add_action(part)],
-        configuration=_CONFIGURATION,
-        name=COMMITS.name,
-    )
+            create_table(path, table, f"crowdplay-lake: one row per {table.row}")
+    row = _write_commit_row(paths, 0, "create", dict.fromkeys(TABLES, 0), {})
+    tables = set().union(*({paths.table(name), *made_with(paths.table(name), 0)} for name in TABLES))
+    sync({paths.root, paths.commits, paths.part(COMMITS.name, row.path), *tables})
+    create_table(paths.commits, COMMITS, parts=[row])
+    sync({paths.commits, *made_with(paths.commits, 0)})
 
 
-def _record_checksums(snapshot: Snapshot, before: Mapping[str, int], written: Iterable[Part]) -> None:
-    """The checksums of what led from the versions ``before`` to a snapshot, the last one."""
+def _record_checksums(snapshot: Snapshot, before: Snapshot | None, written: Iterable[Part]) -> None:
+    """The checksums of what led from the commit ``before`` to a snapshot, the last one."""
     paths = snapshot.paths
     last = delta_table(paths.commits).version()
-    after = {**snapshot.versions, COMMITS.name: last}
-    logs = logs_between(paths, {**before, COMMITS.name: last - 1}, after)
+    known = {} if before is None else {**before.versions, COMMITS.name: _last_log(before, last - 1)}
+    logs = logs_between(paths, known, {**snapshot.versions, COMMITS.name: last})
     write_checksums(paths, snapshot.number, written, logs)
+
+
+def _last_log(commit: Snapshot, otherwise: int) -> int:
+    """The version of the table of commits up to which a commit's list has checksums; a power cut may leave more."""
+    with suppress(InvalidLake, OSError):
+        names = [name.split("/") for name in read_list(commit.paths.checksum_file(commit.number))]
+        logs = [name[2] for name in names if name[:2] == [COMMITS.name, LOG] and name[2].endswith(".json")]
+        return max((int(log.partition(".")[0]) for log in logs), default=otherwise)
+    return otherwise
 
 
 def _complete_checksums(snapshot: Snapshot) -> None:
@@ -285,33 +262,10 @@ def _complete_checksums(snapshot: Snapshot) -> None:
     if snapshot.number in recorded_commits(snapshot.paths):
         return
     earlier = [other for other in history(snapshot.paths.root) if other.number < snapshot.number]
-    before = earlier[-1].versions if earlier else {}
+    before = earlier[-1] if earlier else None
     known = {name: {part.path for part in earlier[-1].parts(name)} if earlier else set() for name in TABLES}
     written = [part for name in TABLES for part in snapshot.parts(name) if part.path not in known[name]]
-    row = f"{commit_name(snapshot.number)}{PART_SUFFIX}"
-    _record_checksums(snapshot, before, [*written, Part(COMMITS.name, row, 0, 1)])
-
-
-def _recover(snapshot: Snapshot) -> dict[str, int]:
-    """Bring every table back to the snapshot: what a crash left beyond it was never visible.
-
-    Returns the last version of each.
-    """
-    last_versions = {}
-    for name, version in snapshot.versions.items():
-        table = delta_table(snapshot.paths.table(name))
-        last_write = table.version()
-        if last_write > version and not _restored_to(table, version):
-            table.restore(version, ignore_missing_files=True)
-        last_versions[name] = int(table.version())
-    return last_versions
-
-
-def _restored_to(table: DeltaTable, version: int) -> bool:
-    """Whether the last version is already a restoration of ``version``, by a recovery that had nothing to add."""
-    last = table.history(1)[0]
-    parameters = last.get("operationParameters", {})
-    return last.get("operation") == "RESTORE" and str(parameters.get("version")) == str(version)
+    _record_checksums(snapshot, before, [*written, Part(COMMITS.name, snapshot.row, 0, 1)])
 
 
 @contextmanager
@@ -350,11 +304,24 @@ def _told_if_full(paths: LakePaths) -> Iterator[None]:
 
 def _prepared(paths: LakePaths, hold: Hold) -> Writer:
     """A writer of a lake that is whole: what a crash left half-done is put right."""
+    is_begun = not recorded_commits(paths)
+    if is_begun:
+        remove_torn_table(paths.commits)
     if not is_table(paths.commits):
+        if not is_begun:
+            raise InvalidLake(
+                f"{paths.root}: its table of commits is gone; restore the folder {COMMITS.name} from a copy"
+            )
         _create(paths)
+    # Before the row is read: what is committed in between is not taken for what this is based on.
+    version = int(delta_table(paths.commits).version())
     snapshot = open_snapshot(paths.root)
-    writer = Writer(snapshot, hold, _recover(snapshot))
     _complete_checksums(snapshot)
+    writer = Writer(snapshot, hold, {COMMITS.name: version})
+    if hold.unclean and hold.lease is not None:
+        # Unlike the lock of a disk, a lease passes on while its holder may only be asleep.
+        writer.fence()
+    writer.recover()
     if hold.unclean:
         writer.remove_leftovers()
         hold.unclean = False
@@ -365,6 +332,8 @@ def _check_place(paths: LakePaths) -> None:
     """Whether a lake is there, or can be made there. Raises InvalidLake."""
     if paths.root.is_file():
         raise InvalidLake(f"{paths.root}: is a file; a lake is a folder")
+    if isinstance(paths.root, Path) and paths.root.is_symlink() and not paths.root.exists():
+        raise InvalidLake(f"{paths.root}: is a link that leads nowhere; is that disk mounted?")
     is_folder = paths.root.is_dir()
     if is_folder and (is_table(paths.commits) or any(is_table(paths.table(name)) for name in TABLES)):
         return

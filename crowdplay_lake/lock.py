@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import LakeBusy
-from .storage import AnyPath, files_below, remove
+from .storage import AnyPath, files_below, remove, sync
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -72,8 +72,11 @@ def _told(holder: dict[str, Any]) -> str:
         return "another process"
 
 
-def _busy(root: AnyPath, holder: dict[str, Any]) -> LakeBusy:
-    return LakeBusy(f"{root}: {_told(holder)} is writing to it; wait for it to end, then run this again")
+def _busy(root: AnyPath, holder: dict[str, Any], silent: float | None = None) -> LakeBusy:
+    """``silent``: seconds in which a holder of a lease gave no sign of life, too few to tell that it is gone."""
+    sign = "" if silent is None else f" (no sign of life in the {silent:.1f} seconds that this waited)"
+    longer = "" if silent is None else f"; if it is dead, that shows to who waits {2 * BEAT:g} seconds or more"
+    return LakeBusy(f"{root}: {_told(holder)} is writing to it{sign}; wait for it to end, then run this again{longer}")
 
 
 # On disk
@@ -100,6 +103,8 @@ def _file_lock(root: Path, wait: float) -> Iterator[Hold]:
         hold = Hold(holder.exists(), is_lost)
         try:
             holder.write_text(json.dumps(_me()))
+            # After a power cut, too, the next one is to know of this one.
+            sync([holder, root])
             yield hold
         finally:
             # Left where it is, it tells the next one to put right what is half-done.
@@ -143,12 +148,14 @@ def _turns(folder: UPath) -> list[int]:
 def _take(folder: UPath, wait: float) -> tuple[_Lease, bool]:
     """The next turn, once the last one is let go of or has no holder: (the lease, whether the holder ended badly)."""
     began = changed = time.monotonic()
-    seen: dict[str, Any] = {}
+    seen: dict[str, Any] | None = None
+    is_alive = False
     while True:
         turns = _turns(folder)
         last = _read(folder / _name(turns[-1])) if turns else {"released": True}
         now = time.monotonic()
         if last != seen:
+            is_alive = seen is not None
             seen, changed = last, now
         gone = now - changed > PATIENCE
         if last.get("released") or gone:
@@ -156,9 +163,9 @@ def _take(folder: UPath, wait: float) -> tuple[_Lease, bool]:
             if lease.create():
                 return lease, gone or bool(last.get("unclean"))
             continue
-        # Whoever waits less than it takes to see that a holder is gone still finds out.
-        if now - began > max(wait, PATIENCE + BEAT if now - changed > 2 * BEAT else 0):
-            raise _busy(folder.parent, last)
+        # Who waits long enough to have seen a renewal, and has not, waits until it is clear that the holder is gone.
+        if now - began > wait and (is_alive or wait < 2 * BEAT):
+            raise _busy(folder.parent, last, None if is_alive else now - changed)
         time.sleep(min(BEAT / 5, 0.5))
 
 

@@ -7,7 +7,7 @@ Earlier commits keep what was removed until `vacuum` drops them. What was remove
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ class Removal:
     environments: tuple[str, ...]
     users: tuple[str, ...]
     participants: tuple[str, ...]
+    played: tuple[str, ...]  # of the environments, those that the participants had a part in
     steps: int
     commit: int
 
@@ -68,7 +69,7 @@ def remove(
         _rewrite(writer, plan, changes, progress or silent)
         counts = {name: len(getattr(plan, name)) for name in ("episodes", "environments", "users")}
         after = writer.commit("remove", changes, {**counts, "steps": plan.steps})
-    return Removal(plan.episodes, plan.environments, plan.users, plan.participants, plan.steps, after.number)
+    return replace(plan, commit=after.number)
 
 
 def _plan(snapshot: Snapshot, episodes: Sequence[str], participants: Sequence[str]) -> Removal:
@@ -96,6 +97,7 @@ def _plan(snapshot: Snapshot, episodes: Sequence[str], participants: Sequence[st
         tuple(sorted(environments)),
         tuple(sorted(left)),
         tuple(participants),
+        tuple(sorted(played)),
         steps,
         snapshot.number,
     )
@@ -134,7 +136,7 @@ def _marks(plan: Removal) -> list[dict[str, Any]]:
     kinds: Mapping[Kind, Sequence[str]] = {
         "episode": plan.episodes,
         # Of an environment that only lost its episodes there may be others to come.
-        "environment": plan.environments if plan.participants else (),
+        "environment": plan.played,
         "participant": plan.participants,
     }
     now = datetime.now(UTC)

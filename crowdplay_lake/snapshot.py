@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -25,7 +26,7 @@ from .storage import AnyPath, address, as_path
 if TYPE_CHECKING:
     from upath import UPath
 
-__all__ = ["Snapshot", "commit_name", "delta_table", "history", "is_table", "open_snapshot"]
+__all__ = ["Snapshot", "delta_table", "history", "is_table", "new_commit_name", "open_snapshot"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Snapshot:
     operation: str
     versions: Mapping[str, int]
     counts: Mapping[str, int]
+    row: str  # the part of `commits` that holds all this
 
     @cached_property
     def _parts(self) -> dict[str, list[Part]]:
@@ -128,7 +130,7 @@ def open_snapshot(root: str | PathLike[str] | UPath, commit: int | None = None) 
         raise InvalidLake(
             f"{root}: has format {row['format_version']}, this software reads up to {FORMAT_VERSION}; upgrade it"
         )
-    return Snapshot(paths, row["number"], row["time"], row["operation"], dict(row["versions"]), dict(row["counts"]))
+    return _snapshot(paths, row)
 
 
 def _asked_snapshot(paths: LakePaths, commit: int | None) -> Snapshot:
@@ -145,15 +147,16 @@ def history(root: str | PathLike[str] | UPath) -> list[Snapshot]:
     """Every commit of the lake at ``root`` that can still be opened, the first one first."""
     paths = LakePaths(as_path(root))
     open_snapshot(root)
-    rows = [row for part in _commit_parts(paths) for row in open_parquet(part).read().to_pylist()]
-    return [
-        Snapshot(paths, row["number"], row["time"], row["operation"], dict(row["versions"]), dict(row["counts"]))
-        for row in sorted(rows, key=lambda row: row["number"])
-    ]
+    return [_snapshot(paths, row) for row in sorted(_rows(_commit_parts(paths)), key=lambda row: row["number"])]
+
+
+def _snapshot(paths: LakePaths, row: Mapping[str, Any]) -> Snapshot:
+    versions, counts = dict(row["versions"]), dict(row["counts"])
+    return Snapshot(paths, row["number"], row["time"], row["operation"], versions, counts, row["part"])
 
 
 def _no_commit(paths: LakePaths, commit: int) -> str:
-    numbers = [int(part.stem.rpartition("-")[2]) for part in _commit_parts(paths)]
+    numbers = [_commit_number(part) for part in _commit_parts(paths)]
     if not numbers:
         return _no_lake(paths.root)
     vacuumed = "; earlier ones were vacuumed" if 0 <= commit < min(numbers) else ""
@@ -171,7 +174,7 @@ def _no_lake(root: AnyPath) -> str:
 
 
 def _commit_parts(paths: LakePaths) -> list[AnyPath]:
-    """The parts of the table of commits: one a commit, named by its number."""
+    """The parts of the table of commits: one a commit, named by its number; the last one last."""
     if isinstance(paths.commits, Path):
         if not paths.commits.is_dir():
             return []
@@ -198,10 +201,18 @@ def _first_line(error: DeltaError) -> str:
 def _commit_rows(paths: LakePaths, commit: int | None) -> list[dict[str, Any]]:
     parts = _commit_parts(paths)
     # The one that is wanted is the only one opened.
-    wanted = parts[-1:] if commit is None else [part for part in parts if part.stem == commit_name(commit)]
-    return [row for part in wanted for row in open_parquet(part).read().to_pylist()]
+    return _rows(parts[-1:] if commit is None else [part for part in parts if _commit_number(part) == commit])
 
 
-def commit_name(number: int) -> str:
-    """The name of the part that holds the row of a lake commit."""
-    return f"commit-{number:012d}"
+def _rows(parts: Iterable[AnyPath]) -> list[dict[str, Any]]:
+    """Rows of the table of commits, each with the name of its part."""
+    return [{**row, "part": part.name} for part in parts for row in open_parquet(part).read().to_pylist()]
+
+
+def new_commit_name(number: int) -> str:
+    """A name, that no other part has, for the one that will hold the row of a lake commit."""
+    return f"commit-{number:012d}-{uuid.uuid4().hex[:12]}"
+
+
+def _commit_number(part: AnyPath) -> int:
+    return int(part.stem.split("-")[1])

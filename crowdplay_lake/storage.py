@@ -10,7 +10,8 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -31,10 +32,13 @@ __all__ = [
     "make_folder",
     "naming",
     "remove",
+    "sync",
     "write_file",
 ]
 
 AnyPath: TypeAlias = "Path | UPath"
+
+_SYNCING = 8
 
 # A pathlib.Path made of an address has lost one of its slashes.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])|(file):///")
@@ -99,7 +103,38 @@ def address(path: AnyPath) -> str:
 def make_folder(path: AnyPath) -> None:
     """Make a folder and those above it. Object storage has none, and a bucket is its owner's to make."""
     if isinstance(path, Path):
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        sync(folder.parent for folder in made)
+
+
+def sync(paths: Iterable[AnyPath]) -> None:
+    """Wait until the disk has these files, and the names in these folders: a power cut leaves them as they are now.
+
+    Object storage has what it has taken. Raises OSError where the disk has lost what was written.
+    """
+    local = [path for path in dict.fromkeys(paths) if isinstance(path, Path)]
+    if len(local) < 3:
+        for path in local:
+            _sync_one(path)
+        return
+    # Many at once cost little more than one: the file system writes its journal for all of them together.
+    with ThreadPoolExecutor(min(len(local), _SYNCING), "crowdplay-lake sync") as pool:
+        for _ in pool.map(_sync_one, local):
+            pass
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems know no such thing for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            error.filename = str(path)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove(path: AnyPath) -> None:
@@ -108,7 +143,7 @@ def remove(path: AnyPath) -> None:
 
 
 def write_file(path: AnyPath, data: bytes) -> None:
-    """Write a file whole or not at all: who is killed meanwhile leaves the old one, or none."""
+    """Write a file whole or not at all: who is killed meanwhile, or has a power cut, leaves the old one, or none."""
     if not isinstance(path, Path):
         path.write_bytes(data)
         return
@@ -116,7 +151,9 @@ def write_file(path: AnyPath, data: bytes) -> None:
     try:
         with naming(path):
             unfinished.write_bytes(data)
+            sync([unfinished])
         unfinished.replace(path)
+        sync([path.parent])
     except OSError:
         with suppress(OSError):
             unfinished.unlink()

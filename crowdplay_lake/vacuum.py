@@ -19,7 +19,7 @@ from .errors import InvalidArgument, InvalidLake
 from .findings import Progress, first_line, silent
 from .layout import PART_SUFFIX, LakePaths
 from .schema import COMMITS, TABLES
-from .snapshot import Snapshot, commit_name, delta_table, history
+from .snapshot import Snapshot, delta_table, history
 from .storage import as_path, files_below, remove
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class _Plan:
         ends = [*(after.time for after in commits[1:]), datetime.max.replace(tzinfo=UTC)]
         is_kept = [end >= cutoff or c.versions == last.versions for c, end in zip(commits, ends, strict=True)]
         self.kept = [commit for commit, kept in zip(commits, is_kept, strict=True) if kept]
-        self.dropped = [commit.number for commit, kept in zip(commits, is_kept, strict=True) if not kept]
+        self.dropped = [commit for commit, kept in zip(commits, is_kept, strict=True) if not kept]
         self.lists = {number: read_list(paths.checksum_file(number)) for number in recorded_commits(paths)}
         files = {name: size for name, size in files_below(paths.root) if not name.startswith("checksums/commit-")}
         needed = _needed(self.kept) | self._logs(files)
@@ -102,7 +102,8 @@ class _Plan:
         return name.endswith(_CHECKPOINT) and file_sha256(self.paths.root / name) in recorded
 
     def summary(self, dry_run: bool, commit: int) -> VacuumSummary:
-        return VacuumSummary(tuple(self.dropped), len(self.doomed), sum(self.doomed.values()), dry_run, commit)
+        numbers = tuple(commit.number for commit in self.dropped)
+        return VacuumSummary(numbers, len(self.doomed), sum(self.doomed.values()), dry_run, commit)
 
     def carry_out(self, writer: Writer, progress: Progress) -> None:
         if self.dropped:
@@ -138,7 +139,7 @@ def _needed(commits: Iterable[Snapshot]) -> set[str]:
     needed: set[str] = set()
     seen: set[tuple[str, int]] = set()
     for commit in commits:
-        needed.add(f"{COMMITS.name}/{commit_name(commit.number)}{PART_SUFFIX}")
+        needed.add(f"{COMMITS.name}/{commit.row}")
         for table, version in commit.versions.items():
             if (table, version) not in seen:
                 seen.add((table, version))

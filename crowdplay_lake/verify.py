@@ -20,7 +20,7 @@ from .findings import Finding, Progress, VerifyReport, first_line, silent
 from .layout import PART_SUFFIX, LakePaths
 from .lock import LOCK_NAMES
 from .schema import COMMITS, TABLES
-from .snapshot import Snapshot, commit_name, delta_table, history, open_snapshot
+from .snapshot import Snapshot, delta_table, history, open_snapshot
 from .storage import as_path, files_below
 from .verify_rows import verify_rows
 
@@ -180,7 +180,7 @@ class _Verification:
     def _check_parts(self, commits: list[Snapshot]) -> None:
         """Every commit opens, and what it is made of is there."""
         seen: set[tuple[str, int]] = set()
-        named: dict[str, int] = {f"{COMMITS.name}/{commit_name(c.number)}{PART_SUFFIX}": c.number for c in commits}
+        named: dict[str, int] = {f"{COMMITS.name}/{c.row}": c.number for c in commits}
         for index, commit in enumerate(commits):
             self.progress("commits", index, len(commits))
             for table, version in commit.versions.items():
@@ -220,6 +220,8 @@ class _Verification:
             if is_log and int(number) <= versions.get(table, -1):
                 if self.lists_whole:
                     self._found("no checksum was recorded for it", name)
+            elif table not in (*TABLES, COMMITS.name, "checksums"):
+                self.report.notes.append(f"{name}: is no file of a lake; nothing here reads or removes it")
             elif self.lists_whole or not versions:
                 self.report.notes.append(
                     f"{name}: no commit names it; `crowdplay-lake vacuum` removes what a crash left"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from crowdplay_ingest.pipeline import IngestOptions, ingest
+from crowdplay_ingest.pipeline import IngestOptions, Progress, ingest
 from crowdplay_ingest.recorder import EnvironmentPlan, EpisodePlan, RecordingOptions, record
+from crowdplay_ingest.recording_metadata import put_rows
+from crowdplay_ingest.verify_raw import verify_raw
 from crowdplay_lake import Lake
 from crowdplay_lake.errors import InvalidArgument, InvalidLake
 from crowdplay_lake.remove import remove
@@ -52,6 +55,10 @@ def hashes(lake: Path) -> dict[str, str]:
     return dict(Lake(lake).sql("SELECT episode_id, content_hash FROM episodes WHERE n_steps IS NOT NULL").fetchall())
 
 
+def games(lake: Path, table: str) -> list[str]:
+    return sorted(Lake(lake).scan(table).collect()["game"].unique())
+
+
 def swap(raw: Path) -> tuple[str, str]:
     """Give the first episode the bytes of the second; returns their ids."""
     first, second = pickles(raw)[:2]
@@ -90,6 +97,16 @@ def test_a_change_that_neither_size_nor_date_tells_is_told_by_rehash(raw: Path, 
     assert ingest(raw, lake, IngestOptions(workers=0, rehash=True)).changed_files == (path.name,)
 
 
+def test_a_file_that_is_written_anew_while_it_waits_is_in_as_it_is_then(raw: Path, tmp_path: Path) -> None:
+    class Rewritten(Progress):
+        def planned(self, episodes: int, total_bytes: int) -> None:
+            swap(raw)
+
+    assert ingest(raw, tmp_path / "lake", HERE, Rewritten()).episodes == 3
+    assert ingest(raw, tmp_path / "lake", HERE).changed_files == ()
+    assert verify_raw(tmp_path / "lake", raw)[1] == []
+
+
 def test_metadata_alone(raw: Path, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     summary = ingest(raw, lake, IngestOptions(metadata_only=True))
@@ -104,8 +121,19 @@ def test_metadata_alone(raw: Path, tmp_path: Path) -> None:
 
 def test_the_game_of_what_has_none(raw: Path, tmp_path: Path) -> None:
     (raw / "dataset.sqlite").unlink()
+    ingest(raw, tmp_path / "lake", HERE)
+    before = hashes(tmp_path / "lake")
+    assert games(tmp_path / "lake", "steps") == ["unknown"]
+    # Given later, it is that of what came in from here without one, and of nothing else.
+    elsewhere = pickles(raw)[0].rename(tmp_path / pickles(raw)[0].name).stem
     ingest(raw, tmp_path / "lake", IngestOptions(workers=0, game="pong"))
-    assert Lake(tmp_path / "lake").sql("SELECT DISTINCT game FROM episodes").fetchall() == [("pong",)]
+    for table in ("episodes", "steps", "frames"):
+        assert games(tmp_path / "lake", table) == ["pong", "unknown"]
+    assert Lake(tmp_path / "lake").episodes("game = 'unknown'").ids == [elsewhere]
+    assert hashes(tmp_path / "lake") == before
+    assert verify(tmp_path / "lake").proven
+    ingest(raw, tmp_path / "lake", IngestOptions(workers=0, game="breakout"))
+    assert games(tmp_path / "lake", "steps") == ["pong", "unknown"]
     with pytest.raises(InvalidArgument, match="'' cannot be the name of a game"):
         ingest(raw, tmp_path / "lake", IngestOptions(game=""))
 
@@ -181,6 +209,62 @@ def test_what_was_removed_stays_out(raw: Path, lake: Path) -> None:
     ingest(raw, lake, IngestOptions(workers=0, retry_rejected=True))
     assert Lake(lake).episodes().ids == left
     assert person not in Lake(lake).sql("SELECT permanent_user_id FROM users").pl()["permanent_user_id"].to_list()
+
+
+def test_what_was_in_before_anybody_knew_whose_it_is_goes_with_its_metadata(
+    raw: Path, lake: Path, tmp_path: Path
+) -> None:
+    ben = participant_of(lake, "breakout")
+    remove(lake, participants=[ben])
+    (kept,) = Lake(lake).episodes().ids
+    # One without metadata, one in an environment of somebody else, and one of which nothing is known.
+    later, sqlite = tmp_path / "later", tmp_path / "later" / "dataset.sqlite"
+    later.mkdir()
+    for name in ("alone", "together", "other"):
+        shutil.copy(pickles(raw)[0], later / f"{name}.pickle")
+    task, agent = "breakout_mturk", "game_0>player_0"
+    score = [("together", agent, "Score", pickle.dumps(1))]
+    rows = {"environments": [("E2", task)], "episodes": [("together", "E2")], "episodekeyworddata": score}
+    put_rows(sqlite, {**rows, "users": [("U1", "cleo", task, "E2", agent)]})
+    assert ingest(later, lake, HERE).episodes == 3
+
+    new = {"environments": [("E1", task)], "episodes": [("alone", "E1")]}
+    put_rows(sqlite, {**new, "users": [("U2", ben, task, "E1", agent), ("U3", ben, task, "E2", "game_0>player_1")]})
+    summary = ingest(later, lake, IngestOptions(metadata_only=True))
+    assert (summary.taken_out, summary.removed) == (2, 0)
+    assert sorted(Lake(lake).episodes().ids) == sorted([kept, "other"])
+    for table in ("steps", "frames", "keyword_data"):
+        assert not set(Lake(lake).scan(table).collect()["episode_id"]) & {"alone", "together"}
+    for table in ("environments", "users"):
+        assert not set(Lake(lake).scan(table).collect()["environment_id"]) & {"E1", "E2"}
+    assert verify(lake).proven
+
+    # It stays so, also for metadata that does not tell who played.
+    again = ingest(later, lake, HERE)
+    assert (again.taken_out, again.removed, again.commit) == (0, 2, summary.commit)
+    sqlite.unlink()
+    put_rows(sqlite, {"environments": [("E2", task)], "episodes": [("another", "E2")]})
+    shutil.copy(pickles(raw)[0], later / "another.pickle")
+    assert (ingest(later, lake, HERE).removed, ingest(later, lake, HERE).removed) == (3, 3)
+    assert verify_raw(lake, later)[1] == []
+
+
+def test_only_the_environments_of_a_participant_are_marked(raw: Path, lake: Path) -> None:
+    (episode,) = Lake(lake).episodes("game = 'space_invaders'")
+    remove(lake, [episode.episode_id], [participant_of(lake, "breakout")])
+    marks = Lake(lake).sql("SELECT name FROM rejected").pl()["name"].to_list()
+    assert sum(name.startswith("removed environment ") for name in marks) == 1
+    # Others of that environment may come.
+    put_rows(raw / "dataset.sqlite", {"episodes": [("another", episode.environment.environment_id)]})
+    shutil.copy(pickles(raw)[0], raw / "another.pickle")
+    assert ingest(raw, lake, HERE).episodes == 1
+    assert Lake(lake).episode("another").game == "space_invaders"
+
+
+def participant_of(lake: Path, game: str) -> str:
+    query = "SELECT DISTINCT permanent_user_id FROM users JOIN environments USING (environment_id) WHERE game = ?"
+    ((person,),) = Lake(lake).sql(query, [game]).fetchall()
+    return str(person)
 
 
 def test_ids_that_are_parts_of_other_ids_are_left_alone(raw: Path, lake: Path) -> None:

@@ -68,7 +68,7 @@ ONLY_IN = {
     "gymnasium": ("crowdplay_lake.offline",),
     "sqlalchemy": ("crowdplay_lake.orm",),
     "duckdb_engine": ("crowdplay_lake.orm",),
-    "deltalake": ("crowdplay_lake.commit", "crowdplay_lake.snapshot"),
+    "deltalake": ("crowdplay_lake.commit", "crowdplay_lake.delta", "crowdplay_lake.snapshot"),
     "duckdb": (
         "crowdplay_lake.query",
         "crowdplay_lake.views",

@@ -265,7 +265,7 @@ def test_a_crash_while_the_lake_is_made(
     days: tuple[Path, Path], undisturbed: dict[str, Any], tmp_path: Path, tables_made: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        crash_before(patch, commit, "create_table_with_add_actions", tables_made + 1)
+        crash_before(patch, commit, "create_table", tables_made + 1)
         with pytest.raises(Crash):
             ingest(days[1], tmp_path / "lake")
     with pytest.raises(InvalidLake, match="no lake here"):

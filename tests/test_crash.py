@@ -124,9 +124,7 @@ def begun(small_raw: Path, tmp_path: Path) -> tuple[Path, Path]:
 POINTS = [
     ("2", "crowdplay_ingest.pipeline,_Run._look,3,0", "while workers convert"),
     ("0", "crowdplay_ingest.pipeline,_Run._take,3,0", "between conversion and commit"),
-    ("2", "crowdplay_lake.commit,Writer._commit_table,2,1", "between the commits of two tables"),
     ("0", "crowdplay_lake.commit,Writer._append_row,2,0", "between a table's commit and the commit's row"),
-    ("0", "crowdplay_lake.commit,_write_commit_row,1,1", "between the commit's row and its registration"),
     ("2", "crowdplay_lake.commit,_record_checksums,2,0", "between the commit's row and its checksums"),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import copy
 import gzip
 import hashlib
@@ -24,7 +25,7 @@ from crowdplay_ingest.pipeline import IngestOptions, IngestSummary, Progress, in
 from crowdplay_ingest.recorder import EnvironmentPlan, EpisodePlan, RecordingOptions, record
 from crowdplay_ingest.recording_metadata import put_rows
 from crowdplay_lake import Lake
-from crowdplay_lake.errors import InvalidArgument, NoTrajectory, UnknownPath
+from crowdplay_lake.errors import InvalidArgument, InvalidLake, NoTrajectory, UnknownPath
 from crowdplay_lake.schema import TABLES
 
 pytest.importorskip("ale_py")
@@ -595,7 +596,32 @@ def test_a_file_that_may_not_be_read(small: Path, tmp_path: Path) -> None:
 def test_a_link_that_leads_nowhere_is_no_episode(small: Path, tmp_path: Path) -> None:
     raw = Path(shutil.copytree(small, tmp_path / "raw"))
     (raw / "gone.pickle").symlink_to(tmp_path / "nothing")
-    assert ingest(raw, tmp_path / "lake").episodes == 3
+    (raw / "unmounted").symlink_to(tmp_path / "nothing")
+    (raw / "itself").symlink_to(raw / "itself")
+    (raw / ".hidden").symlink_to(tmp_path / "nothing")
+    summary = ingest(raw, tmp_path / "lake")
+    assert summary.episodes == 3
+    assert [r.name for r in summary.rejected] == ["gone.pickle", "itself", "unmounted"]
+    assert "leads nowhere" in summary.rejected[0].reason
+    (tmp_path / "nothing").mkdir()
+    assert [r.name for r in ingest(raw, tmp_path / "lake").rejected] == ["itself"]
+
+
+def test_a_lake_behind_a_link_that_leads_nowhere(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "lake").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InvalidLake, match="a link that leads nowhere"):
+        ingest(small, tmp_path / "lake")
+
+
+def test_folders_deeper_than_a_path_may_be_are_named(small: Path, tmp_path: Path) -> None:
+    raw = Path(shutil.copytree(small, tmp_path / "raw"))
+    with contextlib.chdir(raw):
+        for _ in range(45):
+            os.mkdir("n" * 100)
+            os.chdir("n" * 100)
+    summary = ingest(raw, tmp_path / "lake")
+    (rejection,) = summary.rejected
+    assert (summary.episodes, rejection.reason) == (3, "cannot be listed: File name too long")
 
 
 # Bad metadata

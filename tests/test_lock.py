@@ -16,9 +16,12 @@ import pytest
 
 from crowdplay_ingest.pipeline import IngestOptions, ingest
 from crowdplay_lake import Lake, lock
-from crowdplay_lake.commit import writing
+from crowdplay_lake.commit import Change, writing
 from crowdplay_lake.errors import LakeBusy
+from crowdplay_lake.layout import Part
+from crowdplay_lake.snapshot import history
 from crowdplay_lake.storage import as_path
+from crowdplay_lake.verify import verify
 
 HERE = IngestOptions(workers=0)
 
@@ -39,10 +42,24 @@ except LakeBusy as error:
     print(error, flush=True)
 """
 QUICK = (0.2, 1.5)
+# The same, and it waits when it has looked for the last time whether the lock is its own.
+LATE = HOLDER.replace(
+    "try:",
+    """
+from crowdplay_lake import commit
+real = commit._write_commit_row
+def late(*arguments):
+    print("writes its row", flush=True)
+    sys.stdin.readline()
+    return real(*arguments)
+commit._write_commit_row = late
+try:""",
+    1,
+)
 
 
-def holder(lake: object, beat: float = 5, patience: float = 20) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLDER, str(lake), str(beat), str(patience)]
+def holder(lake: object, beat: float = 5, patience: float = 20, script: str = HOLDER) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, str(lake), str(beat), str(patience)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "holds it\n"
@@ -55,7 +72,7 @@ def test_the_second_waits_and_a_killed_holder_holds_nothing(small_lake: Path, tm
         with pytest.raises(LakeBusy, match=rf"process {process.pid} on .* \(since .*\) is writing to it; wait"):
             _take(lake, 0.2)
         began = time.monotonic()
-        threading.Timer(1.0, lambda: process.communicate("\n")).start()
+        threading.Timer(1.0, _let_go, [process]).start()
         _take(lake, 20)
         assert time.monotonic() - began > 0.5
     with holder(lake) as process:
@@ -66,6 +83,12 @@ def test_the_second_waits_and_a_killed_holder_holds_nothing(small_lake: Path, tm
         _take(lake, 5)
         assert not left_over.exists()
     assert not (lake / ".lock-holder").exists()
+
+
+def _let_go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def _take(lake: object, wait: float) -> None:
@@ -139,29 +162,58 @@ def test_two_never_hold_the_lease(bucket: str) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_holder_that_slept_too_long_refuses_to_commit(bucket: str, small_raw: Path) -> None:
+def test_a_dead_holder_is_waited_for_a_living_one_is_told(bucket: str) -> None:
+    root = as_path(f"s3://{bucket}/lake")
+    with lock.locked(root, 0), pytest.raises(LakeBusy, match=r"is writing to it; wait for it to end, then run this"):
+        lock._take(root / ".lock", 2 * QUICK[0])
+    lock._take(root / ".lock", 0)  # and says nothing more
+    with pytest.raises(LakeBusy, match=r"no sign of life in the 0\.\d seconds .* shows to who waits 0\.4 seconds"):
+        lock._take(root / ".lock", QUICK[0])
+    assert lock._take(root / ".lock", 2 * QUICK[0])[1]
+
+
+def test_a_holder_that_slept_too_long_refuses_to_commit(bucket: str) -> None:
     lake = f"s3://{bucket}/lake"
-    ingest(small_raw, lake, HERE)
-    before = Lake(lake).commit
-    with holder(lake, *QUICK) as process:
-        os.kill(process.pid, signal.SIGSTOP)
-        with writing(lake, 30) as writer:
-            # Parts of the one who holds it now, which no commit names yet.
-            part = writer.paths.part("steps", "game=breakout/part-to-be-committed.parquet")
+    # Of the one who holds it then, and no commit names it yet.
+    part = as_path(lake) / "steps" / "game=breakout" / "part-to-be-committed.parquet"
+
+    def late() -> None:
+        with writing(lake) as writer:
+            assert lock._Lease(writer.paths.root / ".lock", 2).create()
             part.write_bytes(b"soon")
-            os.kill(process.pid, signal.SIGCONT)
-            told, _ = process.communicate("\n")
-            assert "somebody else took it; nothing was changed" in told
-            assert part.exists()
-            part.unlink()
-    assert Lake(lake).commit == before
-    assert len(Lake(lake).sql("FROM users")) > 0
+            writer.commit("late", {"users": Change(add=[Part("users", "late.parquet", 1, 1)])}, {})
+
+    with pytest.raises(LakeBusy, match="somebody else took it; nothing was changed"):
+        late()
+    assert part.exists()
+    assert Lake(lake).commit == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_holder_that_sleeps_as_it_commits_changes_nothing(bucket: str, small_raw: Path) -> None:
+    lake = f"s3://{bucket}/lake"
+    ingest(small_raw, lake, IngestOptions(metadata_only=True))
+    with holder(lake, *QUICK, LATE) as process:
+        _let_go(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writes its row\n"
+        os.kill(process.pid, signal.SIGSTOP)
+        _take(lake, 30)
+        before = Lake(lake).snapshot
+        os.kill(process.pid, signal.SIGCONT)
+        told, _ = process.communicate("\n")
+    assert "somebody else is writing to commits at the same time; nothing was changed" in told
+    after = Lake(lake).snapshot
+    assert (after.number, after.row, after.versions) == (before.number, before.row, before.versions)
+    report = verify(lake)
+    assert report.findings == []
+    # What it had done before, and was undone, waits for the next commit of that table; its row is gone.
+    assert all(note.startswith("users/_delta_log/") for note in report.notes)
+    assert [commit.operation for commit in history(lake)] == ["create", "ingest", "recover"]
 
 
 def test_two_who_believe_that_they_hold_it_do_not_mix(small_lake: Path, tmp_path: Path) -> None:
     """Were the lock of no use at all: whoever comes second finds the tables changed, and stops."""
-    from crowdplay_lake.commit import Change
-
     lake = Path(shutil.copytree(small_lake, tmp_path / "lake"))
     with writing(lake) as first:
         (lake / ".lock").unlink()

@@ -11,7 +11,9 @@ import gc
 import gzip
 import io
 import lzma
+import os
 import pickle
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -622,3 +624,29 @@ def test_it_imports_no_unpickler() -> None:
             "getattr(",
         ):
             assert word not in source
+
+
+LITTLE_MEMORY = """
+import sys
+from crowdplay_ingest.machine import Limits, iter_items
+from crowdplay_ingest.workers import limit_memory
+limit_memory(256 << 20)
+limits = Limits(max_item_bytes=1 << 30, max_step_bytes=1 << 30)
+try:
+    with open(sys.argv[1], "rb") as file:
+        list(iter_items(file, limits))
+except BaseException as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="memory is limited on Linux only")
+def test_too_little_memory_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    # There is room for the value once, and not for a copy.
+    size = 150 << 20
+    with (tmp_path / "large.pickle").open("wb") as file:
+        file.write(b"\x80\x04]\x94}\x94\x8c\x01x\x94\x8e" + size.to_bytes(8, "little"))
+        file.seek(size, os.SEEK_CUR)
+        file.write(b"sa.")
+    command = [sys.executable, "-c", LITTLE_MEMORY, str(tmp_path / "large.pickle")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "MemoryError\n"

@@ -50,6 +50,15 @@ def test_names_in_an_archive_are_names_only(tmp_path: Path) -> None:
     assert [read(r)[0] for r in open_source(raw).episodes()] == [b"N."] * 4
 
 
+def test_a_member_without_a_name_is_none(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.zip"
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("x.pickle", b"N.")
+        archive.writestr("y.pickle", b"N.")
+        archive.filelist[1].filename = ""  # what the directory will say
+    assert [r.episode_id for r in open_source(raw).episodes()] == ["x"]
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_of_two_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
     raw = archive_of(tmp_path / "raw.zip", ("x.pickle", b"old"), ("y.pickle", b"y"), ("x.pickle", b"new"))

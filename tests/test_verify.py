@@ -132,8 +132,8 @@ KINDS = {
     "a part of frames": "frames/game=*/*.parquet",
     "a part of episodes": "episodes/game=*/*.parquet",
     "a part of users": "users/*.parquet",
-    "the newest commit row": "commits/commit-*6.parquet",
-    "the oldest commit row": "commits/commit-*0.parquet",
+    "the newest commit row": "commits/commit-*06-*.parquet",
+    "the oldest commit row": "commits/commit-*00-*.parquet",
     "the newest log of commits": "commits/_delta_log/*6.json",
     "a table's first log": "steps/_delta_log/*0.json",
     "a table's log": "episodes/_delta_log/*2.json",
@@ -238,10 +238,14 @@ def test_files_that_no_commit_names_are_noted(copied: Path) -> None:
     for name in ("steps/game=breakout/part-0.parquet", "users/_delta_log/_commit_1.json.tmp", "checksums/.x.tmp"):
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).write_bytes(b"half a part")
+    (copied / "raw").mkdir()
+    (copied / "raw" / "x.pickle").write_bytes(b"mine")
     report = verify(copied)
     assert report.proven
-    assert len(report.notes) == 3
-    assert all("no commit names it" in note for note in report.notes)
+    assert len(report.notes) == 4
+    assert [note for note in report.notes if "no commit names it" not in note] == [
+        "raw/x.pickle: is no file of a lake; nothing here reads or removes it"
+    ]
 
 
 # Wrong rows, with right checksums
@@ -332,6 +336,12 @@ def test_what_the_lake_has_not_is_found(small_raw: Path, small_lake: Path, tmp_p
     _, (finding,) = verify_raw(small_lake, folder)
     assert (finding.file, finding.episode_id) == ("another.pickle", "another")
     assert "neither in the lake nor in `rejected`" in finding.problem
+    # One that was refused is known by more than its name: here, where the raw files were copied to, by its checksum.
+    (folder / "another.pickle").unlink()
+    assert verify_raw(small_lake, folder)[1] == []
+    (folder / "broken.pickle").write_bytes(b"not a trickle")
+    _, (finding,) = verify_raw(small_lake, folder)
+    assert (finding.file, finding.problem) == ("broken.pickle", "has changed since it was rejected: ingest it")
 
 
 def test_what_differs_is_found_with_its_step(small_raw: Path, small_lake: Path, tmp_path: Path) -> None:

@@ -7,14 +7,19 @@ import os
 import pickle
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from crowdplay_ingest import workers
 from crowdplay_ingest.machine import Limits
 from crowdplay_ingest.pipeline import IngestOptions, Progress, ingest
 from crowdplay_lake import Lake
@@ -67,6 +72,18 @@ def expected(some: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return contents(lake)
 
 
+class Told(Progress):
+    """Remembers what was told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.read: list[int] = []
+
+    def advanced(self, steps: int, read_bytes: int) -> None:
+        self.steps.append(steps)
+        self.read.append(read_bytes)
+
+
 class Kill(Progress):
     """Kills a worker as soon as the first results are in the lake."""
 
@@ -80,9 +97,13 @@ class Kill(Progress):
             os.kill(self.killed, signal.SIGKILL)
 
 
-def test_processes_make_the_same_lake(some: Path, expected: dict[str, str], tmp_path: Path) -> None:
-    summary = ingest(some, tmp_path / "lake", IngestOptions(workers=2, task_seconds=ONE_BY_ONE))
+def test_processes_make_the_same_lake_and_tell_every_step_and_byte(
+    some: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    told = Told()
+    summary = ingest(some, tmp_path / "lake", IngestOptions(workers=2, task_seconds=ONE_BY_ONE), told)
     assert summary.commits >= 1
+    assert (sum(told.steps), sum(told.read)) == (summary.steps, summary.bytes_in)
     assert contents(tmp_path / "lake") == expected
     assert parts_nobody_names(tmp_path / "lake") == set()
 
@@ -98,19 +119,6 @@ def test_any_executor_makes_the_same_lake(executor: type, some: Path, expected: 
     assert contents(tmp_path / "lake") == expected
 
 
-def test_progress_of_processes_tells_every_step_and_byte(some: Path, tmp_path: Path) -> None:
-    class Counting(Progress):
-        steps = read = 0
-
-        def advanced(self, steps: int, read_bytes: int) -> None:
-            self.steps += steps
-            self.read += read_bytes
-
-    told = Counting()
-    summary = ingest(some, tmp_path / "lake", IngestOptions(workers=2, task_seconds=ONE_BY_ONE), told)
-    assert (told.steps, told.read) == (summary.steps, summary.bytes_in)
-
-
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found in /proc")
 def test_the_work_of_a_killed_worker_is_done_again(some: Path, expected: dict[str, str], tmp_path: Path) -> None:
     kill = Kill()
@@ -118,6 +126,7 @@ def test_the_work_of_a_killed_worker_is_done_again(some: Path, expected: dict[st
     assert kill.killed
     assert summary.rejected == ()
     assert contents(tmp_path / "lake") == expected
+    assert parts_nobody_names(tmp_path / "lake") == set()
 
 
 @contextlib.contextmanager
@@ -150,14 +159,19 @@ def test_a_file_that_its_workers_die_of_is_rejected_and_nothing_else(
 ) -> None:
     raw = Path(shutil.copytree(some, tmp_path / "raw"))
     victim = max(raw.glob("*.pickle.gz"), key=lambda path: path.stat().st_size)
+    told = Told()
     with killing_whoever_opens(victim) as killed:
-        summary = ingest(raw, tmp_path / "lake", IngestOptions(workers=2))
+        summary = ingest(raw, tmp_path / "lake", IngestOptions(workers=2), told)
     assert len(killed) >= 2
+    # What is done again is not told again, nor taken back.
+    assert min(told.steps) >= 0
+    assert sum(told.steps) >= summary.steps
     (rejection,) = summary.rejected
     assert rejection.name == victim.name
     assert "its worker died" in rejection.reason
     alone = victim.name.partition(".")[0]
     assert contents(tmp_path / "lake") == {name: sha for name, sha in expected.items() if name != alone}
+    assert parts_nobody_names(tmp_path / "lake") == set()
 
     # Nobody kills it any more.
     ingest(raw, tmp_path / "lake", IngestOptions(workers=0, retry_rejected=True))
@@ -197,6 +211,12 @@ def test_an_executor_that_is_broken_is_told(some: Path, tmp_path: Path) -> None:
 def test_one_says_who_does_the_work(some: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="who is to do the work"):
         ingest(some, tmp_path / "lake", IngestOptions(workers=1, dask="tcp://127.0.0.1:1"))
+    for options in (
+        IngestOptions(dask="tcp://127.0.0.1:1", worker_memory=1 << 30),
+        IngestOptions(workers=0, worker_memory=1 << 30),
+    ):
+        with pytest.raises(InvalidArgument, match="worker_memory limits processes"):
+            ingest(some, tmp_path / "lake", options)
     with pytest.raises(InvalidArgument, match="workers is -1"):
         ingest(some, tmp_path / "lake", IngestOptions(workers=-1))
 
@@ -216,8 +236,8 @@ def cluster() -> Iterator[object]:
 def test_a_dask_cluster_makes_the_same_lake_though_a_worker_is_killed(
     cluster: object, some: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    workers = [nanny.process.process.pid for nanny in cluster.workers.values()]  # type: ignore[attr-defined]
-    assert len(workers) == 2
+    pids = [nanny.process.process.pid for nanny in cluster.workers.values()]  # type: ignore[attr-defined]
+    assert len(pids) == 2
 
     class KillOne(Progress):
         killed = False
@@ -225,7 +245,7 @@ def test_a_dask_cluster_makes_the_same_lake_though_a_worker_is_killed(
         def committed(self, commit: int, episodes: int, steps: int) -> None:
             if not self.killed:
                 self.killed = True
-                os.kill(workers[0], signal.SIGKILL)
+                os.kill(pids[0], signal.SIGKILL)
 
     kill = KillOne()
     address = cluster.scheduler_address  # type: ignore[attr-defined]
@@ -236,10 +256,83 @@ def test_a_dask_cluster_makes_the_same_lake_though_a_worker_is_killed(
     assert contents(tmp_path / "lake") == expected
 
 
-def test_a_cluster_that_is_not_there_is_told(some: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_told(some: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
+    monkeypatch.setattr(workers, "ANSWERING", 0.5)
     with pytest.raises(WorkersLost, match=r"127\.0\.0\.1:9: no Dask scheduler answers there"):
         ingest(some, tmp_path / "lake", IngestOptions(dask="tcp://127.0.0.1:9"))
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """(the address of a scheduler with one worker, its process)"""
+    pytest.importorskip("distributed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    how = ["--no-dashboard", "--host", "127.0.0.1"]
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options, *how], stderr=subprocess.DEVNULL
+        )
+        for kind, *options in (
+            ("scheduler", "--port", str(port)),
+            ("worker", address, "--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path / "dask")),
+        )
+    ]
+    yield address, begun[0]
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def test_a_scheduler_that_vanishes_is_told_and_what_was_done_is_in(
+    own_cluster: tuple[str, subprocess.Popen[bytes]],
+    some: Path,
+    expected: dict[str, str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    address, scheduler = own_cluster
+
+    class KillScheduler(Progress):
+        episodes = 0
+
+        def committed(self, commit: int, episodes: int, steps: int) -> None:
+            self.episodes += episodes
+            scheduler.kill()
+
+    kill = KillScheduler()
+    options = IngestOptions(dask=address, task_seconds=ONE_BY_ONE)
+    with pytest.raises(WorkersLost, match="connection to the Dask scheduler is lost; what was done until then is in"):
+        ingest(some, tmp_path / "lake", options, kill)
+    assert len(contents(tmp_path / "lake")) == kill.episodes > 0
+    assert contents(tmp_path / "lake").items() <= expected.items()
+    assert not [record for record in caplog.records if record.name == "distributed.client"]
+
+
+def test_work_that_is_cancelled_is_done_again_and_nobody_waits_for_it(
+    some: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    class Cancelling(ThreadPoolExecutor):
+        """Calls the second task off, as somebody may in a cluster."""
+
+        futures: list[Future[Any]] = []  # noqa: RUF012
+        others_done: list[bool] = []  # noqa: RUF012
+
+        def submit(self, *arguments: Any, **options: Any) -> Future[Any]:
+            self.others_done.append(all(future.done() for future in self.futures))
+            self.futures.append(super().submit(*arguments, **options))
+            if len(self.futures) == 6:
+                assert self.futures[1].cancel()
+            return self.futures[-1]
+
+    with Cancelling(1) as pool:
+        summary = ingest(some, tmp_path / "lake", IngestOptions(executor=pool, task_seconds=ONE_BY_ONE))
+    assert (summary.rejected, contents(tmp_path / "lake")) == ((), expected)
+    assert len(pool.futures) == 7
+    assert not pool.others_done[6]
 
 
 def test_a_task_travels_as_plain_data(some: Path) -> None:

@@ -56,7 +56,9 @@ def ingest(
         int | None,
         typer.Option(help="Processes; 0: this one. By default one a core, and this one for little work.", min=0),
     ] = None,
-    worker_memory: Annotated[str, typer.Option(help="Memory that each of them may take.")] = "1.5GiB",
+    worker_memory: Annotated[
+        str | None, typer.Option(help="Memory that each of these processes may take; 1.5GiB by default.")
+    ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="What one file may use, such as max_steps=2000000; may be repeated."),
@@ -89,7 +91,7 @@ def ingest(
         rehash=rehash,
         retry_rejected=retry_rejected,
         workers=workers,
-        worker_memory=parse_size(worker_memory),
+        worker_memory=None if worker_memory is None else parse_size(worker_memory),
         limits=_limits(limit or []),
         dask=dask,
         lock_wait=lock_wait,
@@ -141,6 +143,11 @@ def _print_summary(summary: IngestSummary, lake: Any) -> None:
         lines.append(f"replaced: {summary.replaced:,} episodes whose files had changed")
     if summary.removed:
         lines.append(f"left out: {summary.removed:,} episodes that were removed from this lake")
+    if summary.taken_out:
+        lines.append(
+            f"taken out: {summary.taken_out:,} episodes that were in, of somebody or something that was removed;"
+            " earlier commits have them until `crowdplay-lake vacuum` drops those"
+        )
     if summary.without_metadata:
         lines.append(f"without metadata: {summary.without_metadata:,} episodes, under game 'unknown' or that of --game")
     if summary.without_trajectory:

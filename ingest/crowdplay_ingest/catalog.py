@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from crowdplay_lake.commit import Change, Writer
 from crowdplay_lake.errors import RawDataError
 from crowdplay_lake.keywords import put_keyword_rows
-from crowdplay_lake.removal import REMOVED, is_removed, removal_mark
+from crowdplay_lake.removal import REMOVED, Kind, is_removed, removal_mark
 from crowdplay_lake.schema import ENVIRONMENT_KEYWORD_DATA, EPISODES, KEYWORD_DATA, TABLES, UNKNOWN, Table
 
 from .metadata import Metadata
@@ -51,12 +52,15 @@ class Catalog:
             (row["source"], row["name"]): row for row in writer.snapshot.read("rejected").to_pylist()
         }
         self._marks = {name for _, name in self.rejected if name.startswith("removed ")}
-        self._left_out = self._leave_out_removed()
-        self._complete_environments(game)
         self._game = game
         # Episodes whose game the metadata tells otherwise than when they were ingested, and the game.
         self.moving: dict[str, str] = {}
+        # Episodes that are in, and to be taken out: the metadata tells that they are of what was removed.
+        self.leaving: set[str] = set()
         self._touched: set[str] = set()
+        self._gone: set[str] = set()  # episodes, environments and users, of which no table keeps a row
+        self._left_out = self._leave_out_removed()
+        self._complete_environments(game)
         self._has_new_metadata = True
         self._merge_metadata()
 
@@ -70,9 +74,10 @@ class Catalog:
             refused = self.rejected.get((self._source, file.name))
             is_in = known is not None and known["n_steps"] is not None
             is_out = file.episode_id in self._left_out or is_removed("episode", file.episode_id, self._marks)
-            if is_out and not is_in:
+            if is_out and (not is_in or file.episode_id in self.leaving):
                 found.removed.append(file)
             elif known is not None and is_in:
+                known = self._in_game_given(known)
                 try:
                     if self._has_changed(file, known, rehash):
                         found.changed.append(file)
@@ -108,6 +113,16 @@ class Catalog:
             self._touched.add(known["game"])
         return False
 
+    def _in_game_given(self, known: Row) -> Row:
+        """The row of an episode; one that came in when nobody told its game moves to the one that is given now."""
+        row = self._described(known["episode_id"])
+        if row["game"] == known["game"]:
+            return known
+        self.moving[row["episode_id"]] = row["game"]
+        self._touched |= {row["game"], known["game"]}
+        self.episodes[row["episode_id"]] = row
+        return row
+
     def game_of(self, file: RawFile) -> str:
         """The game whose partition the file's episode goes to."""
         return str(self._described(file.episode_id)["game"])
@@ -121,15 +136,26 @@ class Catalog:
             if known is None or any(known[name] != row[name] for name in row if name != "time"):
                 self.rejected[key] = row
 
-    def rejected_metadata(self, names: Collection[str], rejections: Sequence[Rejection]) -> None:
-        """Enter what is wrong with the metadata files of that name, and forget what was and is not any more."""
-        before = self.rejected
+    def rejected_metadata(
+        self, files: Collection[str], unreadable: Collection[str], found: Iterable[Rejection]
+    ) -> None:
+        """Enter what is wrong with the metadata, and what could not be looked at; forget what was and is not any more.
+
+        ``files``: names of the metadata files; ``unreadable``: of the folders and files that could not be looked at.
+        What is below such a folder stays as it was told before.
+        """
+        before, files, folders = self.rejected, set(files), set(unreadable)
+
+        def is_told_anew(name: str, row: Row) -> bool:
+            above = _and_above(name)
+            return not files.isdisjoint(above) or (_is_place(row) and folders.isdisjoint(above - {name}))
+
         self.rejected = {
             (source, name): row
             for (source, name), row in before.items()
-            if source != self._source or not any(name == file or name.startswith(f"{file}/") for file in names)
+            if source != self._source or not is_told_anew(name, row)
         }
-        self.reject(rejections)
+        self.reject(found)
         for key, row in self.rejected.items():
             if key in before and all(before[key][name] == row[name] for name in row if name != "time"):
                 self.rejected[key] = before[key]
@@ -137,10 +163,11 @@ class Catalog:
     def rejections(self, names: Collection[str]) -> list[Rejection]:
         """What is rejected of the source's files of these names, and of values in them."""
         columns = ("name", "bytes", "sha256", "stamp", "reason", "step")
+        wanted = set(names)
         return [
             Rejection(*(row[column] for column in columns))
             for (source, name), row in sorted(self.rejected.items())
-            if source == self._source and (name in names or any(name.startswith(f"{file}/") for file in names))
+            if source == self._source and not wanted.isdisjoint(_and_above(name))
         ]
 
     # Episodes
@@ -148,7 +175,7 @@ class Catalog:
     def _described(self, episode_id: str) -> Row:
         """The row as the metadata tells it: of this run, or else of an earlier one."""
         known = self.episodes.get(episode_id, dict.fromkeys(EPISODES.schema.names))
-        if episode_id in self._metadata.environment_of or known["game"] is None:
+        if episode_id in self._metadata.environment_of or known["game"] in (None, UNKNOWN):
             told = self._metadata.episode_columns(episode_id)
             if told["game"] == UNKNOWN and self._game is not None:
                 told["game"] = self._game
@@ -173,15 +200,23 @@ class Catalog:
             for episode_id, environment_id in told.environment_of.items()
             if environment_id in environments or is_removed("episode", episode_id, self._marks)
         }
-        users = {*gone, *(name for name, row in told.users.items() if row["environment_id"] in environments)}
+        # Whom they played with, of earlier runs too.
+        known = {row["user_id"]: row for row in self._writer.snapshot.read("users").to_pylist()} if environments else {}
+        users = {*gone, *(n for n, row in {**known, **told.users}.items() if row["environment_id"] in environments)}
         told.leave_out(episodes, environments, users)
-        # Known by itself from here on, also to who has no metadata.
-        for episode_id in episodes - self.episodes.keys():
-            self._mark_removed(episode_id)
-        return episodes
+        # Rows that came before anybody could tell whose they are.
+        self.leaving = {e for e, row in self.episodes.items() if e in episodes or row["environment_id"] in environments}
+        self._gone = {*self.leaving, *environments, *users}
+        self._touched |= {self.episodes[episode_id]["game"] for episode_id in self.leaving}
+        # Known by themselves from here on, also to who has no such metadata.
+        for environment_id in environments:
+            self._mark_removed("environment", environment_id)
+        for episode_id in {*episodes, *self.leaving}:
+            self._mark_removed("episode", episode_id)
+        return {*episodes, *self.leaving}
 
-    def _mark_removed(self, episode_id: str) -> None:
-        name = removal_mark("episode", episode_id)
+    def _mark_removed(self, kind: Kind, identity: str) -> None:
+        name = removal_mark(kind, identity)
         if ("", name) not in self.rejected:
             now = datetime.now(UTC)
             row = dict.fromkeys(TABLES["rejected"].schema.names)
@@ -213,13 +248,20 @@ class Catalog:
     def take(self, episodes: Iterable[Row]) -> None:
         """Enter episodes that were converted: their facts, and where their rows are."""
         unplaced = {row["episode_id"] for row in self._metadata.keyword_data.values()} - self.episodes.keys()
+        taken = set()
         for row in episodes:
             episode_id = row["episode_id"]
+            taken.add(episode_id)
             self.episodes[episode_id] = {**self._described(episode_id), **row}
             self._touched.add(self.episodes[episode_id]["game"])
             self._has_new_metadata |= episode_id in unplaced
-            # It was refused in an earlier form, and is in now.
-            self.rejected = {key: r for key, r in self.rejected.items() if not _is_form_of(key[1], episode_id)}
+        # What was refused in an earlier form, and is in now.
+        self.rejected = {key: row for key, row in self.rejected.items() if _episode_of(key[1]) not in taken}
+
+    def take_out(self) -> None:
+        """Forget the episodes that are `leaving`: their rows are in no part of the next commit any more."""
+        for episode_id in self.leaving:
+            self.episodes.pop(episode_id, None)
 
     # Tables
 
@@ -239,6 +281,7 @@ class Catalog:
         """The last `changes` are in the lake."""
         self._touched = set()
         self.moving = {}
+        self.leaving = set()
         self._has_new_metadata = False
 
     def _metadata_tables(self) -> Mapping[str, pa.Table]:
@@ -258,15 +301,20 @@ class Catalog:
             ),
         }
 
+    def _kept(self, table: Table, key: str) -> pa.Table:
+        """The table's rows but of those who leave."""
+        rows = self._writer.snapshot.read(table.name)
+        return rows.filter(pc.invert(pc.is_in(rows[key], value_set=pa.array(sorted(self._gone), pa.string()))))
+
     def _with_keywords(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-        snapshot = self._writer.snapshot
-        return put_keyword_rows(table, snapshot.read(table.name), rows, snapshot.number + 1, annotates=False)[0]
+        kept = self._kept(table, table.sort[0])
+        return put_keyword_rows(table, kept, rows, self._writer.snapshot.number + 1, annotates=False)[0]
 
     def _upserted(self, name: str, key: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         """The table with ``rows`` put in by ``key``."""
-        merged = {row[key]: row for row in self._writer.snapshot.read(name).to_pylist()}
-        merged |= {row[key]: row for row in rows}
         schema = TABLES[name].schema
+        merged = {row[key]: row for row in self._kept(TABLES[name], key).to_pylist()}
+        merged |= {row[key]: row for row in rows}
         return pa.Table.from_pylist([{c: row.get(c) for c in schema.names} for row in merged.values()], schema)
 
 
@@ -278,11 +326,22 @@ def _completed(told: Mapping[str, Any], known: Mapping[str, Any]) -> Row:
     }
 
 
+def _and_above(name: str) -> set[str]:
+    """A name and those of all it lies in: folders, and the file that a value is in."""
+    parts = name.split("/")
+    return {"/".join(parts[: end + 1]) for end in range(len(parts))}
+
+
+def _is_place(row: Row) -> bool:
+    """Whether a row is of a folder or file that could not even be looked at: see `Source.unreadable`."""
+    return not row["bytes"] and row["sha256"] is row["stamp"] is row["step"] is None
+
+
 def _is_as_it_was(file: RawFile, refused: Row) -> bool:
     return bool((refused["bytes"], refused["stamp"]) == (file.size, file.stamp))
 
 
-def _is_form_of(name: str, episode_id: str) -> bool:
-    """Whether a file of that name would be this episode, however it is packed."""
+def _episode_of(name: str) -> str | None:
+    """The episode that a file of that name would be, however it is packed; None for any other file."""
     split = split_name(PurePosixPath(name).name)
-    return split is not None and split[0] == episode_id
+    return None if split is None else split[0]

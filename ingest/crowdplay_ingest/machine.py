@@ -121,6 +121,8 @@ class _Reader:
             except Pause as pause:
                 self.position = pause.position
                 return pause.stopped
+            except MemoryError:
+                raise  # of this process, not of the file
             except RawDataError as error:
                 raise self._located(error, position) from None
             except Exception as error:
@@ -200,6 +202,8 @@ class _Reader:
         try:
             data: bytes = self.stream.read(count)
             return data
+        except MemoryError:
+            raise
         except OSError as error:
             if error.errno is not None:
                 raise

@@ -19,14 +19,12 @@ from crowdplay_lake.commit import Change, Writer, writing
 from crowdplay_lake.errors import InvalidArgument, RawDataError
 from crowdplay_lake.keywords import is_storable
 from crowdplay_lake.layout import is_partition
-from crowdplay_lake.remote_faults import shown
 from crowdplay_lake.rewrite import moved
 
 from .catalog import Catalog, Sorted
 from .machine import Limits
 from .metadata import Metadata, read_metadata
-from .sources import MetadataFile, RawFile, Source, open_metadata, open_source
-from .stored import local_path
+from .sources import MetadataFile, RawFile, Source, open_metadata, open_source, place_of
 from .tasks import Rejection, Task, TaskResult, plan, work_of
 from .workers import Workers, dask_executor, on_executor, on_processes, run_tasks, this_process
 
@@ -39,6 +37,8 @@ __all__ = ["IngestOptions", "IngestSummary", "Progress", "Rejection", "ingest"]
 
 # Less work than this, in seconds of one core, is done before other processes have started.
 LITTLE_WORK = 8.0
+# What a process may take, in bytes, beyond what it starts with.
+WORKER_MEMORY = 1536 << 20
 # Each worker gets so many tasks at least, so that none is idle while the last one ends.
 TASKS_PER_WORKER = 3
 
@@ -54,7 +54,7 @@ class IngestOptions:
     rehash: bool = False  # tell a change by checksum, reading every file
     retry_rejected: bool = False  # try rejected files again though they have not changed
     workers: int | None = None  # processes; 0: this one; by default one a core, and this one for little work
-    worker_memory: int = 1536 << 20  # bytes that each of them may take
+    worker_memory: int | None = None  # bytes that each of them may take; by default `WORKER_MEMORY`
     executor: Executor | None = None  # does the work instead: a cluster's, say
     dask: str | None = None  # address of a Dask scheduler, whose workers see the source and the lake
     task_seconds: float = 90.0  # of work in a task, by bytes
@@ -76,6 +76,7 @@ class IngestSummary:
     changed_files: tuple[str, ...]  # whose bytes have changed, and which the lake keeps as they were
     duplicates: tuple[tuple[str, str], ...]  # (file taken, file of the same episode elsewhere)
     removed: int  # files of episodes that were taken out of the lake on purpose: they stay out
+    taken_out: int  # episodes that were in, and that the metadata now tells to be of what was removed
     without_metadata: int
     without_trajectory: int
     rejected: tuple[Rejection, ...]
@@ -117,22 +118,17 @@ def ingest(
     source = open_source(str(raw))
     files = [] if options.metadata_only else source.episodes()
     metadata_files = [open_metadata(options.metadata)] if options.metadata is not None else source.metadata()
-    place = _place(raw)
+    place = place_of(str(raw))
     if not (files or metadata_files or source.unreadable):
         raise InvalidArgument(_nothing(place, source, options.metadata_only))
     metadata, rejections = _read_all_metadata(metadata_files, options.limits)
     rejections += [Rejection(name, 0, None, None, reason) for name, reason in source.unreadable]
     with writing(lake, options.lock_wait) as writer:
         catalog = Catalog(writer, metadata, place, options.game)
-        names = [*(file.name for file in metadata_files), *(name for name, _ in source.unreadable)]
-        catalog.rejected_metadata(names, rejections)
-        return _Run(writer, catalog, options, progress or Progress()).run(source, files, names, began)
-
-
-def _place(raw: Place) -> str:
-    """Where the source lies, without what an address may hold of secrets."""
-    path = local_path(str(raw))
-    return shown(str(raw)).rstrip("/") if path is None else str(path.absolute())
+        names, unreadable = [file.name for file in metadata_files], [name for name, _ in source.unreadable]
+        catalog.rejected_metadata(names, unreadable, rejections)
+        run = _Run(writer, catalog, options, progress or Progress())
+        return run.run(source, files, [*names, *unreadable], began)
 
 
 def _nothing(place: str, source: Source, metadata_only: bool) -> str:
@@ -152,7 +148,19 @@ def _check(options: IngestOptions) -> None:
         raise InvalidArgument("name one of workers, an executor and a Dask cluster: who is to do the work?")
     if options.game is not None and not (is_storable(options.game) and is_partition(options.game)):
         raise InvalidArgument(f"{options.game!r} cannot be the name of a game")
-    if options.worker_memory < 256 << 20:
+    if options.worker_memory is not None:
+        _check_memory(options, options.worker_memory)
+
+
+def _check_memory(options: IngestOptions, memory: int) -> None:
+    if options.dask is not None or options.executor is not None:
+        raise InvalidArgument(
+            "worker_memory limits processes that are started here; what a cluster's workers may take is told to them"
+            " when they start (dask worker --memory-limit)"
+        )
+    if options.workers == 0:
+        raise InvalidArgument("worker_memory limits processes beside this one, and workers is 0: name one at least")
+    if memory < 256 << 20:
         raise InvalidArgument("a worker needs 256 MiB of memory at least")
 
 
@@ -185,7 +193,7 @@ class _Run:
         self.progress = progress
         self.replacing: set[str] = set()  # episodes whose old rows go when the new ones come
         self.told = (0, 0)  # steps and bytes
-        self.episodes = self.steps = self.bytes_out = self.replaced = self.commits = 0
+        self.episodes = self.steps = self.bytes_out = self.replaced = self.taken_out = self.commits = 0
 
     def run(
         self, source: Source, files: Sequence[RawFile], metadata_names: Sequence[str], began: float
@@ -214,13 +222,16 @@ class _Run:
             with self._workers(width, tasks) as workers:
                 for results in run_tasks(workers, tasks, lambda: self._look(workers)):
                     self._take(results, workers)
+            if workers.has_lost:
+                # Parts that somebody was writing who died.
+                self.writer.remove_leftovers()
         # The metadata alone, where there was nothing else.
         self._commit([])
 
     def _width(self, work: float) -> int:
         if self.options.workers is not None:
             return self.options.workers
-        if work < LITTLE_WORK:
+        if work < LITTLE_WORK and self.options.worker_memory is None:
             return 0
         from loky import cpu_count
 
@@ -241,14 +252,17 @@ class _Run:
                 yield workers
         else:
             count = min(width, len(tasks))
-            with on_processes(count, options.worker_memory, paths, options.limits, len(tasks)) as workers:
+            memory = WORKER_MEMORY if options.worker_memory is None else options.worker_memory
+            with on_processes(count, memory, paths, options.limits, tasks) as workers:
                 yield workers
 
     # Progress
 
     def _tell(self, steps: int, read_bytes: int) -> None:
-        """Tell what was done since the last time."""
-        before, self.told = self.told, (steps, read_bytes)
+        """Tell what was done since the last time. What is done again, after a worker died, is not told twice."""
+        before = self.told
+        self.told = (max(steps, before[0]), max(read_bytes, before[1]))
+        steps, read_bytes = self.told
         if before != self.told:
             self.progress.advanced(steps - before[0], read_bytes - before[1])
 
@@ -275,7 +289,9 @@ class _Run:
     def _commit(self, results: Sequence[TaskResult]) -> None:
         rows = [row for result in results for row in result.episodes]
         replaced = {row["episode_id"] for row in rows} & self.replacing
-        changes = moved(self.writer, self.catalog.episodes, self.catalog.moving, replaced)
+        leaving = self.catalog.leaving
+        changes = moved(self.writer, self.catalog.episodes, self.catalog.moving, replaced | leaving)
+        self.catalog.take_out()
         for result in results:
             for table, parts in result.parts.items():
                 changes.setdefault(table, Change()).add += parts
@@ -284,11 +300,13 @@ class _Run:
         changes |= self.catalog.changes()
         steps = sum(row["n_steps"] for row in rows)
         before = self.writer.snapshot.number
-        after = self.writer.commit("ingest", changes, {"episodes": len(rows), "steps": steps})
+        counts = {"episodes": len(rows), "steps": steps} | ({"taken_out": len(leaving)} if leaving else {})
+        after = self.writer.commit("ingest", changes, counts)
         self.catalog.committed()
         self.episodes += len(rows)
         self.steps += steps
         self.replaced += len(replaced)
+        self.taken_out += len(leaving)
         if after.number != before:
             self.commits += 1
             for change in changes.values():
@@ -316,6 +334,7 @@ class _Run:
             changed_files=() if self.options.replace else tuple(file.name for file in found.changed),
             duplicates=tuple(source.duplicates),
             removed=len(found.removed),
+            taken_out=self.taken_out,
             without_metadata=sum(
                 f.episode_id in episodes and episodes[f.episode_id]["environment_id"] is None for f in files
             ),

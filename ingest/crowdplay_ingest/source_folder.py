@@ -14,7 +14,8 @@ __all__ = ["list_folder", "stat_file"]
 def list_folder(root: Path) -> Listing:
     """Every file below ``root`` that is wanted. Links are followed, each folder is visited once.
 
-    A folder that may not be read, or a file, is listed as such; what vanishes meanwhile is not there.
+    A folder that may not be read, a file, or a link that leads nowhere is listed as such; what vanishes meanwhile is
+    not there.
     """
     listing = Listing()
     visited: set[tuple[int, int]] = set()
@@ -37,8 +38,8 @@ def list_folder(root: Path) -> Listing:
                 raise
             listing.unreadable.append((_name(folder, root), f"cannot be listed: {error.strerror or error}"))
             continue
-        for folder_below in _take(found, root, listing):
-            (linked if folder_below.is_symlink() else pending).append(folder_below)
+        for below in _take(found, root, listing):
+            (linked if below.is_symlink() else pending).append(Path(below.path))
     return listing
 
 
@@ -48,14 +49,17 @@ def stat_file(path: Path, name: str) -> StoredFile:
     return StoredFile(name, str(path.absolute()), status.st_size, f"mtime:{status.st_mtime_ns}")
 
 
-def _take(entries: list[os.DirEntry[str]], root: Path, listing: Listing) -> Iterator[Path]:
+def _take(entries: list[os.DirEntry[str]], root: Path, listing: Listing) -> Iterator[os.DirEntry[str]]:
     """Files go to the listing; the folders come out."""
     for entry in entries:
         path = Path(entry.path)
         try:
             if entry.is_dir():
                 if not entry.name.startswith(".") and entry.name != "__MACOSX":
-                    yield path
+                    yield entry
+            elif entry.is_symlink() and not entry.name.startswith(".") and not path.exists():
+                # To a disk that is not mounted, say: a file, or a folder full of them.
+                listing.unreadable.append((_name(path, root), "is a link that leads nowhere"))
             elif is_wanted(entry.name) and entry.is_file():
                 listing.files.append(stat_file(path, _name(path, root)))
         except FileNotFoundError:

@@ -79,7 +79,7 @@ def list_zip(archive: StoredFile, file: io.RawIOBase) -> Listing:
     found: dict[str, StoredFile] = {}
     for member in members:
         name = member.filename.replace("\\", "/")
-        if not member.is_dir() and is_wanted(name):
+        if not name.endswith("/") and is_wanted(name):
             following = bisect_right(starts, member.header_offset)
             end = starts[following] if following < len(starts) else archive.size
             found[name] = _stored(archive, member, name, end)

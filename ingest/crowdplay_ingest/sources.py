@@ -38,6 +38,7 @@ __all__ = [
     "Source",
     "open_metadata",
     "open_source",
+    "place_of",
     "split_name",
     "unknown_path",
 ]
@@ -87,12 +88,20 @@ def open_metadata(location: str | os.PathLike[str]) -> MetadataFile:
     if path is not None:
         if not path.exists():
             raise unknown_path(path)
+        if not path.is_file():
+            raise InvalidArgument(f"{path}: {'a folder; name the file in it' if path.is_dir() else 'no plain file'}")
         return MetadataFile(stat_file(path, path.name), _kept_back(path.name, _beside(path)))
     uri = checked_uri(str(location))
     stored = _existing(uri)
     if stored is None:
         raise InvalidArgument(f"{shown(uri)}: a folder; name the file in it")
     return MetadataFile(stored)
+
+
+def place_of(raw: str) -> str:
+    """Where a source lies, as `rejected` says it: without what an address may hold of secrets."""
+    path = local_path(raw)
+    return shown(raw).rstrip("/") if path is None else str(path.absolute())
 
 
 def unknown_path(path: Path) -> UnknownPath:

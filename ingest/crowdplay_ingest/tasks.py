@@ -58,6 +58,7 @@ class Task:
 
     number: int
     files: tuple[tuple[str, RawFile], ...]  # each with its game, ordered by game and episode
+    of: int | None = None  # the task it was cut from
 
     @property
     def bytes(self) -> int:
@@ -174,6 +175,7 @@ def _convert_file(
     file: RawFile, game: str, limits: Limits, count: _Count
 ) -> tuple[ConvertedEpisode, dict[str, Any]] | Rejection:
     sha256: str | None = None
+    size = file.size
 
     def rejected(reason: str, step: int | None = None) -> Rejection:
         return Rejection(file.name, file.size, sha256, file.stamp, reason, step)
@@ -196,6 +198,8 @@ def _convert_file(
                 episode = convert(file.episode_id, game, steps(), limits)
             finally:
                 sha256 = opened.sha256()
+                # It may have been written anew since it was listed: what was read is what is known of it.
+                size = opened.consumed
                 count.add(0, opened.consumed - reported)
     except RawDataError as error:
         return rejected(error.reason, error.step)
@@ -215,7 +219,7 @@ def _convert_file(
         return rejected(f"unexpected {type(error).__name__}: {error}; please report it")
     origin = {
         "source_name": file.name,
-        "source_bytes": file.size,
+        "source_bytes": size,
         "source_sha256": sha256,
         "source_stamp": file.stamp,
     }

@@ -26,7 +26,7 @@ from crowdplay_lake.schema import EPISODES
 from crowdplay_lake.snapshot import Snapshot, open_snapshot
 
 from .machine import Limits, iter_items
-from .sources import RawFile, open_source
+from .sources import RawFile, open_source, place_of
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -75,7 +75,7 @@ def verify_raw(
     source = open_source(str(raw))
     files = source.episodes()
     findings = [Finding(f"cannot be looked at: {reason}", name) for name, reason in source.unreadable]
-    findings += _missing(snapshot, files, rows)
+    findings += _missing(snapshot, files, rows, place_of(str(raw)))
     chosen = sample.chosen([file for file in files if file.episode_id in rows], rows)
     replay = Replay(snapshot.paths)
     total, done = sum(rows[file.episode_id]["n_steps"] for file in chosen), 0
@@ -91,12 +91,39 @@ def verify_raw(
     return len(chosen), findings
 
 
-def _missing(snapshot: Snapshot, files: Iterable[RawFile], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
-    rejected = set(snapshot.read("rejected")["name"].to_pylist())
+def _missing(
+    snapshot: Snapshot, files: Iterable[RawFile], rows: Mapping[str, Mapping[str, Any]], place: str
+) -> Iterator[Finding]:
+    rejected: dict[str, list[Mapping[str, Any]]] = {}
+    for row in snapshot.read("rejected").to_pylist():
+        rejected.setdefault(row["name"], []).append(row)
     for file in files:
-        if file.episode_id in rows or file.name in rejected or is_removed("episode", file.episode_id, rejected):
+        if file.episode_id in rows or is_removed("episode", file.episode_id, rejected):
             continue
-        yield Finding("is neither in the lake nor in `rejected`: ingest it", file.name, None, file.episode_id)
+        refused = rejected.get(file.name, [])
+        if any(_is_refused(file, row, place) for row in refused) or _is_refused_elsewhere(file, refused):
+            continue
+        changed = "has changed since it was rejected" if refused else "is neither in the lake nor in `rejected`"
+        yield Finding(f"{changed}: ingest it", file.name, None, file.episode_id)
+
+
+def _is_refused(file: RawFile, row: Mapping[str, Any], place: str) -> bool:
+    """Whether a row of `rejected`, of this name, is of this very file, as it is."""
+    is_same = (row["source"], row["bytes"]) == (place, file.size)
+    # Without a stamp: what could not be read, say. Every ingest tries it again.
+    return is_same and row["stamp"] in (None, file.stamp)
+
+
+def _is_refused_elsewhere(file: RawFile, rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the raw files were moved or copied since: then the checksum tells, which reads the file."""
+    sums = {row["sha256"] for row in rows if row["bytes"] == file.size} - {None}
+    if not sums:
+        return False
+    try:
+        with file.open() as opened:
+            return opened.sha256() in sums
+    except (OSError, RawDataError):
+        return False
 
 
 def _compared(file: RawFile, row: Mapping[str, Any], replay: Replay, limits: Limits, tell: Any) -> Finding | None:

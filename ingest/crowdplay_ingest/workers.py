@@ -6,12 +6,12 @@ that one each alone, so that the culprit is rejected and nothing else.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from crowdplay_lake.layout import LakePaths
 from crowdplay_lake.storage import naming
 
 from .machine import Limits
+from .task_queue import TaskQueue
 from .tasks import Counters, Rejection, Task, TaskResult, run_task
 
 __all__ = ["Workers", "dask_executor", "on_executor", "on_processes", "run_tasks", "this_process"]
@@ -28,22 +29,24 @@ __all__ = ["Workers", "dask_executor", "on_executor", "on_processes", "run_tasks
 POLL = 0.25  # seconds between two looks at the counters
 # Seconds that the running tasks of somebody else's executor may take to end, where the ingest ends before them.
 STOPPING = 300.0
-# A file whose worker died twice while it was alone is the cause.
-ATTEMPTS = 2
-# Deaths in a row, none of the tasks done, after which it is not the files.
-HOPELESS = 8
+# Seconds in which a Dask scheduler answers, if there is one.
+ANSWERING = 10.0
 
 
 class Workers(Protocol):
     """Somebody who does tasks."""
 
     at_once: int  # tasks worth handing over at once
+    has_lost: bool  # a task that was begun: what it wrote, nobody will name
 
     def submit(self, task: Task) -> Future[TaskResult]:
         """Have a task done."""
 
     def renew(self) -> None:
         """Replace workers that died."""
+
+    def check(self) -> None:
+        """Raises WorkersLost where what was handed over will never be done, nor told to be lost."""
 
     def progress(self) -> tuple[int, int] | None:
         """(steps, raw bytes) done so far, or None where that shows with the results only."""
@@ -53,6 +56,7 @@ class _ThisProcess:
     """Does a task when it is asked to."""
 
     at_once = 1
+    has_lost = False
 
     def __init__(self, paths: LakePaths, limits: Limits, tell: Callable[[int, int], None]) -> None:
         self._paths = paths
@@ -74,6 +78,9 @@ class _ThisProcess:
     def renew(self) -> None:
         pass
 
+    def check(self) -> None:
+        pass
+
     def progress(self) -> tuple[int, int]:
         return self._done
 
@@ -87,6 +94,7 @@ class _OnExecutor:
         self._limits = limits
         # A cluster may grow: let it see all there is to do. It tells nothing before a task is done.
         self.at_once = 1_000_000
+        self.has_lost = False
         self._futures: set[Future[TaskResult]] = set()
 
     def submit(self, task: Task) -> Future[TaskResult]:
@@ -101,12 +109,19 @@ class _OnExecutor:
     def renew(self) -> None:
         pass
 
+    def check(self) -> None:
+        # Of Dask's executor. When its scheduler is gone some futures are cancelled, others never end.
+        client = getattr(self._executor, "_client", None)
+        if getattr(client, "status", "running") != "running":
+            raise WorkersLost(
+                "the connection to the Dask scheduler is lost; what was done until then is in the lake: see that the"
+                " scheduler runs, and run this again to go on from there"
+            )
+
     def stop(self) -> None:
         """Begin no more tasks, and wait for those that run: what they write, nobody would name."""
-        futures = list(self._futures)
-        for future in futures:
-            future.cancel()
-        wait(futures, timeout=STOPPING)
+        # Those that could be cancelled may never be told so, where a connection is lost.
+        wait([future for future in list(self._futures) if not future.cancel()], timeout=STOPPING)
 
     def progress(self) -> None:
         return None
@@ -115,15 +130,16 @@ class _OnExecutor:
 class _Processes:
     """Processes on this machine, each with a limit on its memory."""
 
-    def __init__(self, count: int, memory: int, paths: LakePaths, limits: Limits, counters: Path, tasks: int) -> None:
+    def __init__(self, count: int, memory: int, paths: LakePaths, limits: Limits, counters: Path, slots: int) -> None:
         # One more than there are workers, so that none has to wait for the next.
         self.at_once = count + 1
+        self.has_lost = False
         self._count = count
         self._memory = memory
         self._paths = paths
         self._limits = limits
         self._counters_path = counters
-        self._counters = Counters.create(counters, tasks)
+        self._counters = Counters.create(counters, slots)
         self._executor = self._start()
 
     def _start(self) -> Executor:
@@ -138,6 +154,9 @@ class _Processes:
         return executor
 
     def submit(self, task: Task) -> Future[TaskResult]:
+        if task.of is not None:
+            # What its worker had told before it died is told again, by the parts of it.
+            self._counters.set(task.of, 0, 0)
         arguments = (self._paths, task, self._limits, self._counters_path, os.getpid())
         try:
             return self._executor.submit(run_task_of, *arguments)
@@ -150,6 +169,9 @@ class _Processes:
     def renew(self) -> None:
         self.kill()
         self._executor = self._start()
+
+    def check(self) -> None:
+        pass
 
     def progress(self) -> tuple[int, int]:
         return self._counters.total()
@@ -194,10 +216,11 @@ def this_process(paths: LakePaths, limits: Limits, tell: Callable[[int, int], No
 
 
 @contextmanager
-def on_processes(count: int, memory: int, paths: LakePaths, limits: Limits, tasks: int) -> Iterator[Workers]:
-    """``count`` processes, each of which may take ``memory`` bytes."""
+def on_processes(count: int, memory: int, paths: LakePaths, limits: Limits, tasks: Sequence[Task]) -> Iterator[Workers]:
+    """``count`` processes, each of which may take ``memory`` bytes, for ``tasks`` and what these are cut into."""
+    slots = len(tasks) + sum(len(task.files) for task in tasks)
     with tempfile.TemporaryDirectory(prefix="crowdplay-lake-") as folder:
-        workers = _Processes(count, memory, paths, limits, Path(folder, "counters"), tasks)
+        workers = _Processes(count, memory, paths, limits, Path(folder, "counters"), slots)
         try:
             yield workers
         finally:
@@ -222,11 +245,18 @@ def dask_executor(address: str) -> Iterator[Executor]:
     except ImportError as error:
         raise MissingExtra("distributed", "dask") from error
     try:
-        client = Client(address, timeout="10s", set_as_default=False)
+        client = Client(address, timeout=f"{ANSWERING}s", set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise WorkersLost(f"{address}: no Dask scheduler answers there ({error}); is it running?") from error
-    with client:
-        yield client.get_executor(pure=False)
+    # It tells of a lost connection with pages of traces; `_OnExecutor.check` tells what it means.
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with client:
+            yield client.get_executor(pure=False)
+    finally:
+        log.setLevel(level)
 
 
 def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None]) -> Iterator[list[TaskResult]]:
@@ -234,9 +264,10 @@ def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None
 
     ``looked`` is called a few times a second. Raises what a task raises, and WorkersLost where workers keep dying.
     """
-    queue = _Queue(tasks)
+    queue = TaskQueue(tasks)
     running: dict[Future[TaskResult], Task] = {}
     while queue or running:
+        workers.check()
         for task in queue.next(workers.at_once, len(running)):
             running[_submitted(workers, task)] = task
         done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
@@ -247,8 +278,11 @@ def run_tasks(workers: Workers, tasks: Sequence[Task], looked: Callable[[], None
         for future in done:
             task = running.pop(future)
             error = _error(future)
+            workers.has_lost |= error is not None
             if error is None:
                 results.append(future.result())
+            elif _is_cancelled(error):
+                queue.cancelled(task)
             elif _is_lost(error):
                 results += map(_blamed, queue.lost(task))
             else:
@@ -274,58 +308,17 @@ def _submitted(workers: Workers, task: Task) -> Future[TaskResult]:
 
 
 def _error(future: Future[TaskResult]) -> BaseException | None:
-    return BrokenExecutor() if future.cancelled() else future.exception()
-
-
-class _Queue:
-    """Tasks to be done: those that a worker died of come last, one at a time."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._waiting = deque(tasks)
-        self._suspects: deque[Task] = deque()
-        self._alone: Task | None = None
-        self._lost: Counter[str] = Counter()
-        self.deaths = 0  # since a task was done
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting or self._suspects)
-
-    def count_death(self) -> None:
-        """Workers died. Raises WorkersLost where that happens again and again, with nothing done in between."""
-        self.deaths += 1
-        if self.deaths > HOPELESS:
-            raise WorkersLost(
-                f"workers died {self.deaths} times in a row, whatever they worked on; is the machine out of memory?"
-                " Try fewer with --workers"
-            )
-
-    def next(self, at_once: int, running: int) -> Iterator[Task]:
-        """The tasks to hand over now."""
-        if self._waiting:
-            for _ in range(min(at_once - running, len(self._waiting))):
-                yield self._waiting.popleft()
-        elif self._suspects and not running:
-            self._alone = self._suspects.popleft()
-            yield self._alone
-
-    def lost(self, task: Task) -> Iterator[Task]:
-        """Do a task again whose worker died; yields it instead if it is one file, and the cause."""
-        if task is not self._alone:
-            self._suspects.append(task)
-        elif len(task.files) > 1:
-            self._suspects.extendleft(Task(task.number, (file,)) for file in reversed(task.files))
-        else:
-            name = task.files[0][1].name
-            self._lost[name] += 1
-            if self._lost[name] < ATTEMPTS:
-                self._suspects.appendleft(task)
-            else:
-                yield task
+    return CancelledError() if future.cancelled() else future.exception()
 
 
 def _is_lost(error: BaseException) -> bool:
     """Whether an error says that the worker is gone, or was too small. Dask's are told by name: it may be missing."""
-    return isinstance(error, BrokenExecutor | MemoryError) or type(error).__name__ in ("KilledWorker", "CancelledError")
+    return isinstance(error, BrokenExecutor | MemoryError) or type(error).__name__ == "KilledWorker"
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether a task was called off, or the connection to who does it was lost; its workers may be well."""
+    return any(kind.__name__.endswith("CancelledError") for kind in type(error).__mro__)
 
 
 def _blamed(task: Task) -> TaskResult:
