@@ -81,7 +81,7 @@ class Lake:
     >>> lake.sql("SELECT game, count(*) AS episodes FROM episodes GROUP BY game")     # doctest: +SKIP
     >>> lake.episodes("game = 'space_invaders' AND score >= 50")[0].observations()    # doctest: +SKIP
 
-    Raises InvalidLake where there is none, or one of a newer format.
+    Raises InvalidLake where there is none, or one of a format that is not read here.
     """
 
     def __init__(self, path: str | PathLike[str] | UPath, commit: int | None = None) -> None:

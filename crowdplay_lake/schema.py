@@ -15,6 +15,7 @@ __all__ = [
     "ALL_AGENTS",
     "COMMITS",
     "FORMAT_VERSION",
+    "OLDEST_FORMAT",
     "RAM_BYTES",
     "RAM_COLUMNS",
     "TABLES",
@@ -24,7 +25,9 @@ __all__ = [
     "as_markdown",
 ]
 
-FORMAT_VERSION = 1
+# 2: keyword tables have `replaced_json`, which 1 lacks.
+FORMAT_VERSION = 2
+OLDEST_FORMAT = 2
 
 # The agent that owns what belongs to no single one: a shared screen, keyword data of a whole episode.
 ALL_AGENTS = "all"

@@ -20,7 +20,7 @@ from . import forked
 from .errors import InvalidLake, did_you_mean, nearest
 from .layout import LakePaths, Part, open_parquet
 from .remote_faults import told
-from .schema import COMMITS, FORMAT_VERSION, TABLES
+from .schema import COMMITS, FORMAT_VERSION, OLDEST_FORMAT, TABLES
 from .storage import AnyPath, address, as_path
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def is_table(path: AnyPath) -> bool:
 def open_snapshot(root: str | PathLike[str] | UPath, commit: int | None = None) -> Snapshot:
     """The last commit of the lake at ``root``, or the one with that number.
 
-    Raises InvalidLake where there is none, or one of a newer format.
+    Raises InvalidLake where there is none, or one of a format that is not read here.
     """
     paths = LakePaths(as_path(root))
     if forked.is_cut_off():
@@ -126,9 +126,11 @@ def open_snapshot(root: str | PathLike[str] | UPath, commit: int | None = None) 
     if not rows:
         raise InvalidLake(_no_lake(paths.root) if commit is None else _no_commit(paths, commit))
     row = max(rows, key=lambda row: row["number"])
-    if row["format_version"] > FORMAT_VERSION:
+    version = row["format_version"]
+    if not OLDEST_FORMAT <= version <= FORMAT_VERSION:
+        do = "upgrade it" if version > FORMAT_VERSION else "ingest the raw files into a new lake"
         raise InvalidLake(
-            f"{root}: has format {row['format_version']}, this software reads up to {FORMAT_VERSION}; upgrade it"
+            f"{root}: has format {version}, this software reads {OLDEST_FORMAT} to {FORMAT_VERSION}; {do}"
         )
     return _snapshot(paths, row)
 

@@ -404,12 +404,22 @@ def test_a_newer_format_is_refused(days: tuple[Path, Path], lake_path: Path) -> 
         for module in (commit, snapshot):
             patch.setattr(module, "FORMAT_VERSION", schema.FORMAT_VERSION + 1)
         ingest(days[1], lake_path)
-    with pytest.raises(InvalidLake, match="has format 2, this software reads up to 1; upgrade it"):
+    with pytest.raises(InvalidLake, match="has format 3, this software reads 2 to 2; upgrade it"):
         Lake(lake_path)
     with pytest.raises(InvalidLake, match="upgrade it"):
         ingest(days[1], lake_path)
     # What was written before can still be cited.
     assert len(Lake(lake_path, commit=1).episodes()) == 2
+
+
+def test_an_older_format_is_refused(days: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (commit, snapshot):
+            patch.setattr(module, "FORMAT_VERSION", 1)
+        patch.setattr(snapshot, "OLDEST_FORMAT", 1)
+        ingest(days[0], tmp_path / "old")
+    with pytest.raises(InvalidLake, match="has format 1, this software reads 2 to 2; ingest the raw files into a new"):
+        Lake(tmp_path / "old")
 
 
 # Tables that others read
