@@ -23,9 +23,10 @@ class _WithKeywords:
 
     @reconstructor
     def read_keywords(self) -> None:
-        data: dict[str, dict[str, Any]] = {}
+        # Twice over the rows, as CrowdPlay goes.
+        data: dict[str, dict[str, Any]] = {row.agent_id: {} for row in self.values}
         for row in self.values:
-            data.setdefault(row.agent_id, {})[row.key] = row.value
+            data[row.agent_id][row.key] = row.value
         self.keyword_data = data
 
 
@@ -34,7 +35,7 @@ class CrowdPlayEnvironment(_WithKeywords, _Base):
     environment_id = Column(String(255), primary_key=True)
     task_id = Column(String(255), nullable=False)
     episodes = relationship("CrowdPlayEpisode", back_populates="environment")
-    values = relationship("CrowdPlayEnvironmentValue")
+    values = relationship("CrowdPlayEnvironmentValue", back_populates="environment")
 
 
 class CrowdPlayEpisode(_WithKeywords, _Base):
@@ -42,7 +43,7 @@ class CrowdPlayEpisode(_WithKeywords, _Base):
     episode_id = Column(String(255), primary_key=True)
     environment_id = Column(String(255), ForeignKey("environments.environment_id"), nullable=False)
     environment = relationship("CrowdPlayEnvironment", back_populates="episodes")
-    values = relationship("CrowdPlayEpisodeValue")
+    values = relationship("CrowdPlayEpisodeValue", back_populates="episode")
 
 
 class CrowdPlayEpisodeValue(_Base):
@@ -51,6 +52,7 @@ class CrowdPlayEpisodeValue(_Base):
     agent_id = Column(String(255), primary_key=True)
     key = Column(String(255), primary_key=True)
     value = Column(PickleType, nullable=False)
+    episode = relationship("CrowdPlayEpisode", back_populates="values")
 
 
 class CrowdPlayEnvironmentValue(_Base):
@@ -59,6 +61,7 @@ class CrowdPlayEnvironmentValue(_Base):
     agent_id = Column(String(255), primary_key=True)
     key = Column(String(255), primary_key=True)
     value = Column(PickleType, nullable=False)
+    environment = relationship("CrowdPlayEnvironment", back_populates="values")
 
 
 def crowdplay_session(database: Path) -> Session:

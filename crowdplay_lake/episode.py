@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -49,11 +49,32 @@ class User(NamedTuple):
     agent_id: str | None
 
 
+_Value = TypeVar("_Value")
+
+
+class _once(Generic[_Value]):  # noqa: N801
+    """`cached_property` without its lock: this is asked of ten thousand episodes at a time."""
+
+    def __init__(self, compute: Callable[[Any], _Value]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> _once[_Value]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> _Value: ...
+    def __get__(self, instance: object | None, owner: type) -> _Value | _once[_Value]:
+        if instance is None:
+            return self
+        value = instance.__dict__[self._name] = self._compute(instance)
+        return value
+
+
 class Environment:
     """One sitting: the task that was set, who took part, and one or more episodes in a row."""
-
-    # Here and in Episode: `cached_property` takes a lock, and this is asked of ten thousand at a time.
-    _keyword_data: dict[str, dict[str, Any]] | None = None
 
     def __init__(self, lake: Lake, row: Mapping[str, Any]) -> None:
         """``row``: of `environments`, or of an episode of it."""
@@ -74,12 +95,10 @@ class Environment:
         """CrowdPlay's task id, such as 'space_invaders_insideout'."""
         return self._row["task_id"]  # type: ignore[no-any-return]
 
-    @property
+    @_once
     def keyword_data(self) -> dict[str, dict[str, Any]]:
         """agent (or 'all') → key → value. Game and task are 'unknown' where there is no metadata."""
-        if self._keyword_data is None:
-            self._keyword_data = self._lake._keywords_of_environment(self._told)
-        return self._keyword_data
+        return self._lake._keywords_of_environment(self._told)
 
     @cached_property
     def users(self) -> dict[str, User]:
@@ -118,9 +137,6 @@ class _FrameLog:
 class Episode:
     """One episode of a lake. Holds its metadata; reads steps and frames when they are asked for."""
 
-    _environment: Environment | None = None
-    _keyword_data: dict[str, dict[str, Any]] | None = None
-
     def __init__(self, lake: Lake, row: Mapping[str, Any]) -> None:
         self._lake = lake
         self._row = row
@@ -149,20 +165,16 @@ class Episode:
         """What each action does: 'NOOP', 'FIRE', …; None where the game is unknown."""
         return self._row["action_meanings"]  # type: ignore[no-any-return]
 
-    @property
+    @_once
     def environment(self) -> Environment:
         """The sitting it belongs to."""
-        if self._environment is None:
-            self._environment = Environment(self._lake, self._row)
-        return self._environment
+        return Environment(self._lake, self._row)
 
-    @property
+    @_once
     def keyword_data(self) -> dict[str, dict[str, Any]]:
         """agent (or 'all') → key → Python value; durations are timedelta. Agents without data have empty dicts."""
-        if self._keyword_data is None:
-            data = self._lake._episode_keywords.of(self.episode_id)
-            self._keyword_data = {**{agent: {} for agent in self.agents}, **data}
-        return self._keyword_data
+        data = self._lake._episode_keywords.of(self.episode_id)
+        return {**{agent: {} for agent in self.agents}, **data}
 
     @property
     def frame_shape(self) -> tuple[int, ...]:

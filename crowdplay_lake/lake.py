@@ -301,7 +301,8 @@ class Lake:
         return self._keywords("environment_keyword_data", "environment_id")
 
     def _keywords(self, table: str, owner: str) -> KeywordsByOwner:
-        rows = self.snapshot.read(table, columns=[owner, *KeywordsByOwner.COLUMNS])
+        columns = [owner, *KeywordsByOwner.COLUMNS]
+        rows = self.snapshot.read(table, columns=columns, encoded=KeywordsByOwner.ENCODED)
         return KeywordsByOwner(rows, owner)
 
     def _keywords_of_environment(self, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

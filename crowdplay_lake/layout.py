@@ -233,13 +233,17 @@ class _OpenPart:
     starts: np.ndarray[Any, np.dtype[np.int64]]  # first row of each row group, and the number of rows at the end
 
 
-def open_parquet(path: AnyPath) -> pq.ParquetFile:
-    """A Parquet file for reading. Raises InvalidLake where it is damaged or gone."""
+def open_parquet(path: AnyPath, encoded: Sequence[str] = ()) -> pq.ParquetFile:
+    """A Parquet file for reading; columns that are ``encoded`` come as dictionaries, as they are stored.
+
+    Raises InvalidLake where it is damaged or gone.
+    """
     try:
         if isinstance(path, Path):
-            return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+            return pq.ParquetFile(path, memory_map=True, pre_buffer=False, read_dictionary=list(encoded))
         # Row groups are read in few requests of the right size: a cache in between would read more.
-        return pq.ParquetFile(path.open("rb", cache_type="none"), pre_buffer=True)
+        opened = path.open("rb", cache_type="none")
+        return pq.ParquetFile(opened, pre_buffer=True, read_dictionary=list(encoded))
     except (OSError, pa.ArrowInvalid) as error:
         raise InvalidLake(f"{path}: cannot be read ({error}); restore the file, or ingest again") from error
 

@@ -35,6 +35,8 @@ class KeywordsByOwner:
     """
 
     COLUMNS = ("agent_id", "key", "value_type", "value_double", "value_text", "value_timestamp", "value_json")
+    # Of these, those with few different texts.
+    ENCODED = ("agent_id", "key", "value_type", "value_text")
 
     def __init__(self, table: pa.Table, owner: str) -> None:
         owners, first = _runs(table[owner].combine_chunks())
@@ -42,31 +44,35 @@ class KeywordsByOwner:
             # Parts are sorted, and an owner's rows are in one of them, unless others than this software wrote them.
             table = table.sort_by(owner)
             owners, first = _runs(table[owner].combine_chunks())
-        agents = table["agent_id"].combine_chunks()
-        _, of_agents = _runs(agents)
+        agents, names = _encoded(table["agent_id"])
         # Rows of one agent of one owner follow each other: where such a run begins, and which is an owner's first.
-        edges = np.union1d(first, of_agents).astype(np.int64)
+        begins = np.ones(len(table), bool)
+        begins[1:] = agents[1:] != agents[:-1]
+        begins[first] = True
+        edges = np.flatnonzero(begins)
         self._first_run = [*np.searchsorted(edges, first).tolist(), len(edges)]
         self._edges = [*edges.tolist(), len(table)]
-        self._agents = _texts(agents.take(edges))
-        self._index = dict(zip(owners, range(len(owners)), strict=True))
+        self._agents = names[agents[edges]].tolist()
+        self._index: dict[str | None, int] = dict(zip(owners, range(len(owners)), strict=True))
         self._keys = _texts(table["key"])
         self._values, self._changeable = _values(table)
 
     def of(self, owner: str | None) -> dict[str, dict[str, Any]]:
         """agent → key → value; new dicts each time."""
         data: dict[str, dict[str, Any]] = {}
-        index = self._index.get(owner or "")
+        index = self._index.get(owner)
         if index is None:
             return data
-        keys, values, edges = self._keys, self._values, self._edges
+        keys, values, edges, changeable = self._keys, self._values, self._edges, self._changeable
+        begin = edges[self._first_run[index]]
         for run in range(self._first_run[index], self._first_run[index + 1]):
-            begin, end = edges[run], edges[run + 1]
+            end = edges[run + 1]
             of_agent = dict(zip(keys[begin:end], values[begin:end], strict=True))
-            if self._changeable and not self._changeable.isdisjoint(range(begin, end)):
+            if changeable and not changeable.isdisjoint(range(begin, end)):
                 of_agent = {key: loads(v) if type(v) is _Json else v for key, v in of_agent.items()}
             agent = self._agents[run]
             data[agent] = {**data[agent], **of_agent} if agent in data else of_agent
+            begin = end
         return data
 
 
@@ -79,22 +85,29 @@ def _runs(owners: pa.StringArray) -> tuple[list[str], list[int]]:
     return owners.take(first).to_pylist(), first.tolist()
 
 
-def _texts(column: pa.ChunkedArray | pa.StringArray) -> list[str]:
-    """A column of few different texts, each of them one object."""
-    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = whole.dictionary_encode()
-    names = np.array(encoded.dictionary.to_pylist(), object)
-    return names[encoded.indices.to_numpy()].tolist() if len(column) else []
+def _encoded(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
+    """(the code of each row, the texts by code) of a column without nulls; each text is one object."""
+    whole = column.combine_chunks()
+    if not pa.types.is_dictionary(whole.type):
+        whole = whole.dictionary_encode()
+    # An empty one would not be of objects.
+    return whole.indices.to_numpy(), np.array([*whole.dictionary.to_pylist(), None], object)
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """A column of few different texts."""
+    codes, names = _encoded(column)
+    found: list[str] = names[codes].tolist()
+    return found
 
 
 def _values(table: pa.Table) -> tuple[list[Any], set[int]]:
     """(the values of keyword rows, from the typed columns where these have all of one; the rows of `_Json`)."""
     values = np.empty(len(table), object)
     encoded: set[int] = set()
-    types = table["value_type"].combine_chunks().dictionary_encode()
-    codes = types.indices.to_numpy()
+    codes, kinds = _encoded(table["value_type"])
     double = table["value_double"].to_numpy()
-    for code, kind in enumerate(types.dictionary.to_pylist()):
+    for code, kind in enumerate(kinds[:-1].tolist()):
         rows = np.flatnonzero(codes == code)
         whole, decoded = _decoded(kind, table, rows, double)
         # An array of Python objects takes a list as it is; numpy's own scalars would stay numpy's.

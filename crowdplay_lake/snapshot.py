@@ -79,27 +79,42 @@ class Snapshot:
         return found
 
     def read(
-        self, table: str, partitions: Collection[str] | None = None, columns: Sequence[str] | None = None
+        self,
+        table: str,
+        partitions: Collection[str] | None = None,
+        columns: Sequence[str] | None = None,
+        encoded: Sequence[str] = (),
     ) -> pa.Table:
-        """A whole table, or some partitions or columns. For small ones: `steps` and `frames` go through `Lake`."""
+        """A whole table, or some partitions or columns; texts that are ``encoded`` come as dictionaries.
+
+        For small tables: `steps` and `frames` go through `Lake`.
+        """
         chosen = [part for part in self.parts(table) if partitions is None or part.partition in partitions]
         names = TABLES[table].schema.names if columns is None else columns
-        return self.read_parts(chosen, names) if chosen else TABLES[table].schema.empty_table().select(names)
+        return self.read_parts(chosen, names, encoded) if chosen else _schema(table, names, encoded).empty_table()
 
-    def read_parts(self, parts: Sequence[Part], columns: Sequence[str] | None = None) -> pa.Table:
+    def read_parts(
+        self, parts: Sequence[Part], columns: Sequence[str] | None = None, encoded: Sequence[str] = ()
+    ) -> pa.Table:
         """Some parts of one table, all columns or some."""
         pieces = []
         for part in parts:
             table = TABLES[part.table]
             names = table.schema.names if columns is None else columns
             stored = [name for name in names if name != table.partition]
-            file = open_parquet(self.paths.part(part.table, part.path))
+            file = open_parquet(self.paths.part(part.table, part.path), encoded)
             rows = file.read(columns=None if columns is None else stored, use_threads=False)
             if table.partition in names:
                 value = pa.repeat(pa.scalar(part.partition, pa.string()), len(rows))
                 rows = rows.append_column(table.partition, value)
-            pieces.append(rows.select(names).cast(pa.schema([table.schema.field(name) for name in names])))
+            pieces.append(rows.select(names).cast(_schema(part.table, names, encoded)))
         return pa.concat_tables(pieces)
+
+
+def _schema(table: str, names: Sequence[str], encoded: Sequence[str]) -> pa.Schema:
+    """Some columns of a table, some of them as dictionaries."""
+    fields = [TABLES[table].schema.field(name) for name in names]
+    return pa.schema([f.with_type(pa.dictionary(pa.int32(), f.type)) if f.name in encoded else f for f in fields])
 
 
 def delta_table(path: AnyPath, version: int | None = None) -> DeltaTable:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sqlalchemy import Engine, bindparam, create_engine, event, func, inspect, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.orm import ORMExecuteState, RelationshipProperty, Session, make_transient_to_detached, object_session
+from sqlalchemy.orm import (
+    ORMExecuteState,
+    Query,
+    RelationshipProperty,
+    Session,
+    make_transient_to_detached,
+    object_session,
+)
 from sqlalchemy.orm.attributes import instance_dict, set_committed_value
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.types import String
@@ -114,11 +121,20 @@ def lake_engine(source: Source) -> Engine:
     return engine
 
 
+class LakeQuery(Query[Any]):
+    """SQLAlchemy's query, for many objects at once."""
+
+    def all(self) -> list[Any]:
+        """The results as a list."""
+        with _uncollected():
+            return super().all()
+
+
 class LakeSession(Session):
     """SQLAlchemy's session: queries go to the database, keyword data is written to the lake."""
 
     def __init__(self, *arguments: Any, source: Source, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+        super().__init__(*arguments, **{"query_cls": LakeQuery, **options})
         self._source = source
         # (table, owner) → (agent, key) → value: what the next commit writes.
         self._pending: dict[tuple[KeywordTable, str], dict[tuple[str, str], Any]] = {}
