@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .pixels import ChangeLog
     from .warp import Warp
 
-__all__ = ["decode", "encode", "process"]
+__all__ = ["decode", "encode", "encode_many", "process"]
 
 
 @compiled
@@ -110,6 +110,24 @@ def encode(frame, previous, slots, palette_keys, n_colors, screen, gaps, colors)
             before = pixel
             n += 1
     return n, n_colors
+
+
+@compiled
+def encode_many(data, starts, previous, slots, palette_keys, n_colors, screen, gaps, colors, ends):  # type: ignore[no-untyped-def]
+    """`encode` frames that begin at ``starts`` in ``data``; the changes of frame i end at ``ends[i]``.
+
+    Returns the colours known now, -1 for too many.
+    """
+    end = 0
+    for i in range(len(starts)):
+        frame = data[starts[i] : starts[i] + len(previous)]
+        n, n_colors = encode(frame, previous, slots, palette_keys, n_colors, screen, gaps[end:], colors[end:])
+        if n < 0:
+            return -1
+        end += n
+        ends[i] = end
+        previous = frame
+    return n_colors
 
 
 @compiled

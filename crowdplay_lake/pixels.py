@@ -150,6 +150,11 @@ class ScreenEncoder:
         """Whether the next row will be a keyframe."""
         return self.rows % self.keyframe_interval == 0
 
+    @property
+    def until_keyframe(self) -> int:
+        """How many rows come before the next keyframe."""
+        return -self.rows % self.keyframe_interval
+
     def fork(self) -> ScreenEncoder:
         """An encoder in the same state, for an agent whose screen differs from here on."""
         other = ScreenEncoder(self.shape, self.keyframe_interval)
@@ -183,6 +188,34 @@ class ScreenEncoder:
         if is_keyframe:
             return True, b"", self._screen.tobytes()
         return False, self._gaps[:n_changes].tobytes(), self._colors[:n_changes].tobytes()
+
+    def add_many(self, data: Bytes, starts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], bytes, bytes] | None:
+        """The rows of the next RGB frames, which begin at ``starts`` in ``data``; none of them may be a keyframe.
+
+        Returns (where each row ends in colors, gaps, colors), or None, and has added none, where the frames have more
+        colours than a palette.
+        """
+        from .kernel import encode_many
+
+        previous = self._previous
+        if previous is None or len(starts) > self.until_keyframe:
+            raise InvalidArgument("there is a keyframe among these rows: add it by itself")
+        kept = self._screen.copy(), self._slots.copy(), self._palette_keys.copy()
+        size = 3 * self.pixels
+        ends = np.empty(len(starts), np.int64)
+        gaps = np.empty(len(starts) * self.pixels, "<u2")
+        colors = np.empty(len(starts) * self.pixels, np.uint8)
+        n_colors = encode_many(
+            data, starts, np.array(previous), self._slots, self._palette_keys, self._n_colors, self._screen,
+            gaps, colors, ends
+        )  # fmt: skip
+        if n_colors < 0:
+            self._screen, self._slots, self._palette_keys = kept
+            return None
+        self._n_colors = n_colors
+        self._previous = data[starts[-1] : starts[-1] + size].copy()
+        self.rows += len(starts)
+        return ends, gaps[: ends[-1]].tobytes(), colors[: ends[-1]].tobytes()
 
     def _flat(self, frame: Bytes) -> Bytes:
         """The frame's bytes, three a pixel, in an array that nobody changes."""

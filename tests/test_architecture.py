@@ -106,7 +106,7 @@ def test_the_lake_never_imports_ingest_but_in_the_command() -> None:
 # What `crowdplay_ingest` may know of the lake: contracts and building blocks, nothing that reads one.
 BUILDING_BLOCKS = {
     *("schema", "storage", "layout", "snapshot", "commit", "parts", "rewrite", "removal", "remote_faults"),
-    *("pixels", "errors", "tagged", "keywords", "content", "games"),
+    *("pixels", "errors", "tagged", "keywords", "content", "games", "compiled"),
 }
 
 

@@ -60,8 +60,8 @@ class Trickle(io.BytesIO):
         super().__init__(data)
         self.most = most
 
-    def read(self, count: int | None = -1, /) -> bytes:
-        return super().read(min(self.most, count if count is not None and count >= 0 else self.most))
+    def readinto(self, buffer: Any, /) -> int:
+        return super().readinto(memoryview(buffer)[: self.most])
 
 
 def same(a: Any, b: Any) -> bool:
@@ -466,7 +466,7 @@ def test_damaged_compression(opener: Any) -> None:
 @pytest.mark.parametrize("error", [EOFError("cut"), OSError("Invalid data stream"), zlib.error("-3"), lzma.LZMAError()])
 def test_errors_of_the_stream(error: Exception) -> None:
     class Failing(io.BytesIO):
-        def read(self, count: int | None = -1, /) -> bytes:
+        def readinto(self, buffer: Any, /) -> int:
             raise error
 
     with pytest.raises(BrokenPickle, match="damaged or truncated compression") as caught:
@@ -476,7 +476,7 @@ def test_errors_of_the_stream(error: Exception) -> None:
 
 def test_a_failing_disk_is_no_fault_of_the_file() -> None:
     class Failing(io.BytesIO):
-        def read(self, count: int | None = -1, /) -> bytes:
+        def readinto(self, buffer: Any, /) -> int:
             raise OSError(5, "Input/output error")
 
     with pytest.raises(OSError, match="Input/output"):

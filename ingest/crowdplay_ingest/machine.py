@@ -26,7 +26,7 @@ from .pickle_opcodes import BINGET, HANDLERS, LONG_BINPUT, LONG_INDEX, MARGIN, N
 from .pickle_state import CAREFUL, MISSING, ROOT, Limits, Machine, NeedMore, Pause
 from .pickle_symbols import INERT
 
-__all__ = ["Limits", "iter_items", "load"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "Reader", "iter_items", "load"]
 
 DEFAULT_LIMITS = Limits()
 
@@ -50,7 +50,7 @@ def load(data: bytes, limits: Limits = DEFAULT_LIMITS) -> object:
 
     Raises RawDataError (BrokenPickle, UnsafePickle, LimitExceeded), and nothing else, whatever the bytes are.
     """
-    reader = _Reader(io.BytesIO(data), limits, drain=False, chunk=min(_CHUNK, len(data) + 1), in_a_row=1)
+    reader = Reader(io.BytesIO(data), limits, drain=False, chunk=min(_CHUNK, len(data) + 1), in_a_row=1)
     reader.run()
     return reader.result()
 
@@ -58,24 +58,18 @@ def load(data: bytes, limits: Limits = DEFAULT_LIMITS) -> object:
 def iter_items(stream: BinaryIO, limits: Limits = DEFAULT_LIMITS) -> Iterator[Any]:
     """The items of a pickled list, each as soon as it is whole, none of them kept.
 
-    ``stream`` is anything with ``read(n)``: a plain file, `bz2.BZ2File`, `gzip.GzipFile`. The steps of a
+    ``stream`` is anything with ``readinto(buffer)``: a plain file, `bz2.BZ2File`, `gzip.GzipFile`. The steps of a
     trajectory are dicts; items of other types come in the batches that the pickler wrote (1,000), and the
     limits of a step apply to a batch. Raises RawDataError, whose ``step`` is the number of items handed out
     before. A failing disk is no fault of the file: an `OSError` with an ``errno`` passes through.
     """
-    reader = _Reader(stream, limits, drain=True, chunk=_CHUNK, in_a_row=_IN_A_ROW)
-    ready = reader.machine.ready
+    reader = Reader.of_items(stream, limits)
     while not reader.run():
-        while ready:
-            reader.yielded += 1
-            yield ready.popleft()
-        reader.next_step()
-    value = reader.result()
-    if value is not ROOT:
-        raise reader.fault(f"not a trajectory: the top object is a {type(value).__name__}, expected a list")
+        yield from reader.take_ready()
+    reader.check_end()
 
 
-class _Reader:
+class Reader:
     """Feeds a stream to the machine, checks the limits, makes every fault a RawDataError that says where."""
 
     def __init__(self, stream: BinaryIO, limits: Limits, drain: bool, chunk: int, in_a_row: int) -> None:
@@ -92,6 +86,11 @@ class _Reader:
         self.at_end = False  # the buffer holds the end of the file
         self.step_start = 0  # in the file
         self.yielded = 0
+
+    @classmethod
+    def of_items(cls, stream: BinaryIO, limits: Limits) -> Reader:
+        """For a list whose items are handed out."""
+        return cls(stream, limits, drain=True, chunk=_CHUNK, in_a_row=_IN_A_ROW)
 
     def run(self) -> bool:
         """Run until items are ready or the pickle stops. Returns whether it has stopped."""
@@ -129,20 +128,44 @@ class _Reader:
                 raise self._located(error, position) from error
             self.position = position
 
-    def next_step(self) -> None:
-        """All ready items are handed out: forget what only they needed."""
+    def take_ready(self) -> Iterator[Any]:
+        """The items that are ready; once they are handed out, what only they needed is forgotten."""
+        ready = self.machine.ready
+        while ready:
+            self.yielded += 1
+            yield ready.popleft()
         try:
             self.machine.forget()
         except RawDataError as error:
             raise self._located(error, self.position) from None
         self.step_start = self.base + self.position
 
+    def skip_steps(self, count: int, position: int, entries: int) -> None:
+        """Go on at ``position``: so many steps before it were made, with so many memo entries, in another way."""
+        self.yielded += count
+        self.machine.forgotten += entries
+        self.position = position
+        self.step_start = self.base + position
+
+    def read_on(self) -> bool:
+        """Read on before all that was read is used up. Returns whether more was read."""
+        before = self.base + self.machine.end
+        if not self.at_end and self.failure is None:
+            self._extend(MARGIN + 1)
+        return self.base + self.machine.end > before
+
+    def check_end(self) -> None:
+        """Raise unless what has stopped is a list whose items were handed out."""
+        value = self.result()
+        if value is not ROOT:
+            raise self.fault(f"not a trajectory: the top object is a {type(value).__name__}, expected a list")
+
     def result(self) -> object:
         """The value of a pickle that has stopped, once it is sure that this was all of the file."""
         machine = self.machine
         if machine.outer or len(machine.stack) != 1:
             raise self.fault(f"{len(machine.stack)} objects are left when it stops, expected one")
-        if self.position < machine.end or not (self.at_end or self._read(1) == b""):
+        if self.position < machine.end or not (self.at_end or self._read(memoryview(bytearray(1))) == 0):
             raise self.fault(f"there is more after the pickle's end at byte {self.base + self.position:,}")
         value = machine.stack[0]
         if type(value) in INERT:
@@ -179,17 +202,17 @@ class _Reader:
             self.buffer = bytearray(capacity)
         size = len(left)
         self.buffer[:size] = left
-        while not self.at_end and size + self.chunk + MARGIN <= len(self.buffer):
-            try:
-                data = self._read(self.chunk)
-            except Exception as error:
-                if size < needed:
-                    raise
-                self.failure = error
-                break
-            self.buffer[size : size + len(data)] = data
-            size += len(data)
-            self.at_end = not data
+        with memoryview(self.buffer) as space:
+            while not self.at_end and size + self.chunk + MARGIN <= len(space):
+                try:
+                    count = self._read(space[size : size + self.chunk])
+                except Exception as error:
+                    if size < needed:
+                        raise
+                    self.failure = error
+                    break
+                size += count
+                self.at_end = count == 0
         if self.at_end:
             self.buffer[size : size + MARGIN] = bytes(MARGIN)
         self.base += self.position
@@ -198,10 +221,10 @@ class _Reader:
         if self.base == 0:
             self._check_start()
 
-    def _read(self, count: int) -> bytes:
+    def _read(self, space: memoryview) -> int:
         try:
-            data: bytes = self.stream.read(count)
-            return data
+            # Not `read`, which makes bytes first that are copied then.
+            return self.stream.readinto(space)  # type: ignore[attr-defined, no-any-return]
         except MemoryError:
             raise
         except OSError as error:

@@ -41,6 +41,11 @@ class Held:
         """Rows have become a piece of ``count`` bytes."""
         self._kept += count
 
+    def has_room(self, count: int) -> bool:
+        """Whether rows of ``count`` bytes could come."""
+        most = min(_MOST_TIMES * self._limit - self._total, self._limit - self.pending - self._kept)
+        return count <= most
+
     def add(self, count: int) -> None:
         """Rows of ``count`` bytes have come."""
         self.pending += count
@@ -189,6 +194,24 @@ class ScreenRows:
         self._colors += colors
         self._gap_ends.append(len(self._gaps))
         self._color_ends.append(len(self._colors))
+        return len(gaps) + len(colors)
+
+    @property
+    def most_bytes(self) -> int:
+        """That a row may have."""
+        return 3 * self.encoder.pixels
+
+    def add_many(self, data: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]) -> int | None:
+        """The next RGB frames, see `ScreenEncoder.add_many`. Returns the bytes of their rows; None: none is added."""
+        added = self.encoder.add_many(data, starts)
+        if added is None:
+            return None
+        ends, gaps, colors = added
+        self._keyframe += [False] * len(ends)
+        self._gap_ends += (len(self._gaps) + 2 * ends).tolist()
+        self._color_ends += (len(self._colors) + ends).tolist()
+        self._gaps += gaps
+        self._colors += colors
         return len(gaps) + len(colors)
 
     def fork(self) -> ScreenRows:

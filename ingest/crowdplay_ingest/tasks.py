@@ -23,8 +23,9 @@ from crowdplay_lake.snapshot import is_table
 from crowdplay_lake.storage import naming, remove
 
 from .convert import ConvertedEpisode, convert
-from .machine import Limits, iter_items
+from .machine import Limits
 from .sources import RawFile
+from .step_runs import Run, iter_runs
 
 __all__ = ["Counters", "Rejection", "Task", "TaskResult", "plan", "run_task", "work_of"]
 
@@ -186,13 +187,15 @@ def _convert_file(
 
             def steps() -> Iterator[object]:
                 nonlocal reported
-                index = 0
-                for index, step in enumerate(iter_items(opened.stream, limits), 1):
-                    yield step
-                    if index % REPORT_EVERY == 0:
-                        count.add(REPORT_EVERY, opened.consumed - reported)
+                done = 0
+                for item in iter_runs(opened.stream, limits):
+                    yield item
+                    done += len(item) if isinstance(item, Run) else 1
+                    if done >= REPORT_EVERY:
+                        count.add(done, opened.consumed - reported)
                         reported = opened.consumed
-                count.add(index % REPORT_EVERY, 0)
+                        done = 0
+                count.add(done, 0)
 
             try:
                 episode = convert(file.episode_id, game, steps(), limits)
