@@ -128,6 +128,7 @@ def _snapshot(root: str, commit: int | None) -> dict[str, Any]:
         "operation": snapshot.operation,
         "versions": dict(snapshot.versions),
         "counts": dict(snapshot.counts),
+        "row": snapshot.row,
         "parts": parts,
     }
 

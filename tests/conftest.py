@@ -22,6 +22,9 @@ from crowdplay_ingest.pipeline import IngestOptions, IngestSummary, ingest
 from crowdplay_ingest.recorder import EnvironmentPlan, EpisodePlan, RecordingOptions, record, sample_plan
 from crowdplay_lake import Lake
 
+# pytest-xdist sets it for its workers, and a console keeps the width that it is imported with.
+os.environ.pop("COLUMNS", None)
+
 # Some five seconds of each game are enough to show all that a recording can hold but the end of a game.
 SECONDS = 5.0
 PLAYED_TO_THE_END = EnvironmentPlan("riverraid_right", (EpisodePlan(4_000),), ("gus",))
