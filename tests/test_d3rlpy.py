@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 
 from crowdplay_lake import Episode, Lake
-from crowdplay_lake.errors import InvalidArgument, UnknownAgent
+from crowdplay_lake.errors import InvalidArgument, UnknownAgent, WorkersLost
 from crowdplay_lake.offline.d3rlpy import dump, to_mdp_dataset
 from crowdplay_lake.offline.transitions import Conversion, segments
 
@@ -141,6 +145,25 @@ def test_d3rlpys_frame_stack_is_ours(lake: Lake, dataset: Any) -> None:
             transition = dataset.transition_picker(made, index)
             assert transition.observation.shape == (4, 84, 84)
             np.testing.assert_array_equal(transition.observation, ours[index])
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_an_executor_makes_the_same(lake: Lake, dataset: Any, kind: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    executor = ThreadPoolExecutor(3) if kind == "threads" else ProcessPoolExecutor(2, mp_context=spawn)
+    with executor:
+        made = to_mdp_dataset(lake.episodes(), executor=executor)
+    assert len(made.episodes) == len(dataset.episodes)
+    for one, other in zip(made.episodes, dataset.episodes, strict=True):
+        assert np.array_equal(one.observations, other.observations)
+        assert np.array_equal(one.rewards, other.rewards)
+
+
+def test_a_broken_executor_is_told(lake: Lake) -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        os.kill(executor.submit(os.getpid).result(), signal.SIGKILL)
+        with pytest.raises(WorkersLost, match=r"broken|died while it made observations"):
+            to_mdp_dataset(lake.episodes(), executor=executor)
 
 
 @pytest.mark.parametrize("kind", ["human", "ai"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from ..episode import DEFAULT_AGENT, Episode
 from ..errors import InvalidArgument, MissingExtra
+from ..executors import in_order
 from ..observations import ObservationParameters
 from .transitions import ControlledBy, Conversion, Rewards, Segment, segments
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from d3rlpy.dataset import MDPDataset, ReplayBuffer
 
 __all__ = ["dump", "load", "to_mdp_dataset"]
+
+# Episodes that an executor makes the observations of ahead of the one that is wanted next.
+_AHEAD = 32
 
 
 def to_mdp_dataset(
@@ -37,6 +43,7 @@ def to_mdp_dataset(
     warp_width: int = 84,
     warp_height: int = 84,
     progress: bool = False,
+    executor: Executor | None = None,
 ) -> MDPDataset:
     """An `MDPDataset` of one agent's trajectories.
 
@@ -46,11 +53,12 @@ def to_mdp_dataset(
     frame limit, or cut where control changes hands (``controlled_by``) ends in a timeout.
 
     ``action_size`` is that of the games' action sets, the largest where games are mixed; for an unknown game the
-    largest action seen decides.
+    largest action seen decides. ``executor``: who makes the observations, as in an ingest; on threads, too, each uses
+    a core of its own. The dataset is the same.
 
     >>> dataset = to_mdp_dataset(lake.episodes("game = 'space_invaders' AND score >= 50"))   # doctest: +SKIP
 
-    Raises InvalidArgument for an empty selection, UnknownAgent, NoTrajectory, MissingExtra.
+    Raises InvalidArgument for an empty selection, UnknownAgent, NoTrajectory, MissingExtra, WorkersLost.
     """
     trainer = _d3rlpy()
     if n_frames < 1:
@@ -70,7 +78,7 @@ def to_mdp_dataset(
         framestack_axis_first=True, max_n=max_n, stack_n=1, warp_width=warp_width, warp_height=warp_height
     )
     return trainer.MDPDataset(
-        _observations(chosen, agent, parameters, progress),
+        _observations(chosen, agent, parameters, progress, executor),
         np.concatenate([segment.actions for segment in chosen])[:, None],
         np.concatenate([segment.rewards for segment in chosen]).astype(np.float32)[:, None],
         terminals,
@@ -103,18 +111,24 @@ def _discrete_stacks(trainer: ModuleType, n_frames: int) -> dict[str, Any]:
 
 
 def _observations(
-    chosen: list[Segment], agent: str, parameters: ObservationParameters, progress: bool
+    chosen: list[Segment], agent: str, parameters: ObservationParameters, progress: bool, executor: Executor | None
 ) -> npt.NDArray[np.uint8]:
     from rich.progress import track
 
     total = sum(len(segment) for segment in chosen)
     observations = np.empty((total, 1, parameters.warp_height, parameters.warp_width), np.uint8)
     start = 0
-    for segment in track(chosen, "observations", disable=not progress):
+    make = partial(_of_segment, agent, parameters)
+    made = in_order(make, chosen, executor, _AHEAD, "made observations")
+    for segment, images in track(made, "observations", total=len(chosen), disable=not progress):
         stop = start + len(segment)
-        observations[start:stop] = segment.episode.observations_at(segment.steps, agent, parameters)
+        observations[start:stop] = images
         start = stop
     return observations
+
+
+def _of_segment(agent: str, parameters: ObservationParameters, segment: Segment) -> npt.NDArray[np.uint8]:
+    return np.asarray(segment.episode.observations_at(segment.steps, agent, parameters))
 
 
 def _action_size(chosen: list[Segment]) -> int:

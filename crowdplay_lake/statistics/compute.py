@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,7 +11,8 @@ import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from ..errors import InvalidArgument, UnknownColumn, WorkersLost
+from ..errors import InvalidArgument, UnknownColumn
+from ..executors import in_order
 from ..findings import first_line
 from ..layout import LakePaths
 from ..schema import STEPS
@@ -160,47 +160,7 @@ def _over_blocks(
     function: Callable[..., _Answer], work: Work, executor: Executor | None, ahead: int
 ) -> Iterator[tuple[Block, _Answer]]:
     call = partial(function, work.paths, work.commit, work.statistic, work.columns, work.dtype)
-    if executor is None:
-        for block in work.blocks():
-            yield block, call(block)
-        return
-    waiting: deque[tuple[Block, Future[_Answer]]] = deque()
-    try:
-        for block in work.blocks():
-            waiting.append((block, _submit(executor, call, block)))
-            if len(waiting) > ahead:
-                yield _next(waiting)
-        while waiting:
-            yield _next(waiting)
-    finally:
-        for _, future in waiting:
-            future.cancel()
-
-
-def _submit(executor: Executor, call: Callable[[Block], _Answer], block: Block) -> Future[_Answer]:
-    try:
-        return executor.submit(call, block)
-    except BrokenExecutor as error:
-        raise WorkersLost(f"the executor is broken, and only whoever made it can make another: {error}") from error
-
-
-def _next(waiting: deque[tuple[Block, Future[_Answer]]]) -> tuple[Block, _Answer]:
-    block, future = waiting[0]
-    try:
-        answer = future.result()
-    except Exception as error:
-        if not _is_lost(error):
-            raise
-        raise WorkersLost(
-            f"a worker died while it computed a statistic: {error}; is there too little memory?"
-        ) from error
-    waiting.popleft()
-    return block, answer
-
-
-def _is_lost(error: Exception) -> bool:
-    """Whether the worker is gone, or was too small. Dask's errors are told by name: it may be missing."""
-    return isinstance(error, BrokenExecutor | MemoryError) or type(error).__name__ in ("KilledWorker", "CancelledError")
+    yield from in_order(call, work.blocks(), executor, ahead, "computed a statistic")
 
 
 def step_values(work: Work, executor: Executor | None = None) -> pl.LazyFrame:
