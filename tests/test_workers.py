@@ -189,11 +189,18 @@ def test_a_worker_has_a_limit_on_its_memory(some: Path, expected: dict[str, str]
         file.seek(0, os.SEEK_END)
         file.write(b"sa.")
     limits = Limits(max_item_bytes=2 * huge, max_step_bytes=4 * huge)
-    summary = ingest(raw, tmp_path / "lake", IngestOptions(workers=1, worker_memory=256 << 20, limits=limits))
+    summary = ingest(raw, tmp_path / "lake", IngestOptions(workers=1, worker_memory=400 << 20, limits=limits))
     (rejection,) = summary.rejected
     assert rejection.name == "huge.pickle"
     assert "memory" in rejection.reason
     assert contents(tmp_path / "lake") == expected
+
+
+def test_what_says_that_a_worker_is_too_small() -> None:
+    assert workers._is_lost(MemoryError())
+    assert workers._is_lost(OSError("ZSTD compression failed: Allocation error : not enough memory"))
+    assert not workers._is_lost(OSError(12, "not enough memory"))
+    assert not workers._is_lost(ValueError("not enough memory"))
 
 
 def test_an_executor_that_is_broken_is_told(some: Path, tmp_path: Path) -> None:
@@ -316,19 +323,33 @@ def test_work_that_is_cancelled_is_done_again_and_nobody_waits_for_it(
     some: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
     class Cancelling(ThreadPoolExecutor):
-        """Calls the second task off, as somebody may in a cluster."""
+        """Calls the second task off, as somebody may in a cluster; the sixth lasts until a seventh has come."""
 
-        futures: list[Future[Any]] = []  # noqa: RUF012
-        others_done: list[bool] = []  # noqa: RUF012
+        def __init__(self) -> None:
+            super().__init__(1)
+            self.futures: list[Future[Any]] = []
+            self.others_done: list[bool] = []
+            self.called_off, self.come = threading.Event(), threading.Event()
 
-        def submit(self, *arguments: Any, **options: Any) -> Future[Any]:
+        def submit(self, function: Any, *arguments: Any, **options: Any) -> Future[Any]:
+            number = len(self.futures)
+            until = {0: self.called_off, 5: self.come}.get(number)
+
+            def run() -> Any:
+                if until is not None:
+                    until.wait(20)
+                return function(*arguments, **options)
+
             self.others_done.append(all(future.done() for future in self.futures))
-            self.futures.append(super().submit(*arguments, **options))
-            if len(self.futures) == 6:
+            self.futures.append(super().submit(run))
+            if number == 5:
                 assert self.futures[1].cancel()
+                self.called_off.set()
+            if number == 6:
+                self.come.set()
             return self.futures[-1]
 
-    with Cancelling(1) as pool:
+    with Cancelling() as pool:
         summary = ingest(some, tmp_path / "lake", IngestOptions(executor=pool, task_seconds=ONE_BY_ONE))
     assert (summary.rejected, contents(tmp_path / "lake")) == ((), expected)
     assert len(pool.futures) == 7

@@ -313,7 +313,9 @@ def _error(future: Future[TaskResult]) -> BaseException | None:
 
 def _is_lost(error: BaseException) -> bool:
     """Whether an error says that the worker is gone, or was too small. Dask's are told by name: it may be missing."""
-    return isinstance(error, BrokenExecutor | MemoryError) or type(error).__name__ == "KilledWorker"
+    # What zstd lacks memory for comes as an OSError of no number.
+    is_memory = isinstance(error, OSError) and error.errno is None and "not enough memory" in str(error)
+    return is_memory or isinstance(error, BrokenExecutor | MemoryError) or type(error).__name__ == "KilledWorker"
 
 
 def _is_cancelled(error: BaseException) -> bool:
