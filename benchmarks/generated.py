@@ -125,7 +125,8 @@ def _values(values: Iterable[Any]) -> pa.Table:
 
 
 def _with(values: pa.Table, **columns: Any) -> pa.Table:
-    for name, column in {**columns, "commit": pa.repeat(1, len(values))}.items():
+    absent = pa.nulls(len(values), pa.string())
+    for name, column in {**columns, "commit": pa.repeat(1, len(values)), "replaced_json": absent}.items():
         values = values.append_column(name, column)
     return values
 

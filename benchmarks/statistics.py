@@ -17,18 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 from rich.console import Console
 
 from crowdplay_ingest.pipeline import IngestOptions, ingest
 from crowdplay_ingest.recorder import RecordingOptions, record, sample_plan
 from crowdplay_lake import CrowdPlayLakeError, Lake
-from crowdplay_lake.commit import Change, writing
-from crowdplay_lake.layout import PartWriter
-from crowdplay_lake.reading import EpisodeReader
-from crowdplay_lake.schema import EPISODES, STEPS
 
 from . import crowdplay_way
+from .generated import repeat_steps
 from .ingest import replace_section
 from .machine import cores, processor, stay_on_one_core, versions
 from .measuring import timed
@@ -83,36 +79,6 @@ def check_equal(lake: Lake, expected: Mapping[str, Episode]) -> None:
             raise SystemExit(f"episode {episode_id}: the two ways differ; nothing is reported")
 
 
-def grow(path: Path, steps: int) -> None:
-    """Add copies of the lake's episodes, under other ids, until it has so many steps; their frames are the originals'.
-
-    Recording and ingesting as many would take hours, and what is measured reads no frame.
-    """
-    with writing(path) as writer:
-        originals = writer.snapshot.read(EPISODES.name).to_pylist()
-        reader, rows, parts = EpisodeReader(writer.snapshot.paths), list(originals), []
-        held = {row["episode_id"]: pa.concat_tables(reader.read(row).steps) for row in originals}
-        copies = max(0, steps - sum(row["n_steps"] for row in originals)) // sum(r["n_steps"] for r in originals)
-        for game in sorted({row["game"] for row in originals}):
-            with PartWriter(writer.snapshot.paths, STEPS, game) as part:
-                waiting: list[pa.Table] = []
-                first = 0
-                for copy in range(copies):
-                    for row in (row for row in originals if row["game"] == game):
-                        own = held[row["episode_id"]]
-                        name = f"{row['episode_id']}-{copy:04}"
-                        rows.append({**row, "episode_id": name, "steps_part": part.relative, "steps_first_row": first})
-                        waiting.append(own.set_column(0, "episode_id", pa.repeat(pa.scalar(name), len(own))))
-                        first += len(own)
-                if waiting:
-                    part.write(pa.concat_tables(waiting).combine_chunks())
-                    parts.append(part.close())
-                else:
-                    part.discard()
-        episodes = writer.replacement(EPISODES.name, pa.Table.from_pylist(rows, EPISODES.schema))
-        writer.commit("grow", {STEPS.name: Change(parts), EPISODES.name: episodes}, {})
-
-
 def last_values(path: Path) -> pl.DataFrame:
     """From opening the lake to the value of each episode: every step is computed."""
     return Lake(path).statistic("left").group_by("episode_id", "agent_id").agg(pl.col("value").last()).collect()
@@ -142,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             expected = {path.name.partition(".")[0]: stepped(path) for path in files}
             check_equal(Lake(lake), expected)
             say.print("growing the lake …")
-            grow(lake, options.steps)
+            repeat_steps(lake, options.steps)
             steps = int(Lake(lake).sql("SELECT sum(n_steps) FROM episodes").fetchall()[0][0])
             spent = [timed(lambda: last_values(lake))[1].processor for _ in range(options.turns)]
         except CrowdPlayLakeError as error:
