@@ -15,12 +15,15 @@ import pytest
 from crowdplay_lake import Episode, Lake
 from crowdplay_lake.errors import InvalidArgument, UnknownAgent, WorkersLost
 from crowdplay_lake.offline.d3rlpy import dump, to_mdp_dataset
+from crowdplay_lake.offline.selection import select
 from crowdplay_lake.offline.transitions import Conversion, segments
 
 d3rlpy = pytest.importorskip("d3rlpy")
 pytestmark = pytest.mark.slow
 
 FIRST, SECOND = "game_0>player_0", "game_0>player_1"
+# Actions of an Atari console: what games with different ones are trained on together with.
+LARGEST = 18
 
 
 def rows(episode: Episode, agent: str = FIRST) -> list[dict[str, Any]]:
@@ -54,7 +57,7 @@ def slow_rewards(rewards: list[float], steps: list[int], kind: str) -> list[floa
 @pytest.fixture(scope="module")
 def dataset(lake: Lake) -> Any:
     """All episodes of the first player."""
-    return to_mdp_dataset(lake.episodes())
+    return to_mdp_dataset(lake.episodes(), action_size=LARGEST)
 
 
 def test_as_many_episodes_as_the_lake_has(lake: Lake, dataset: Any) -> None:
@@ -111,7 +114,7 @@ def test_rewards_by_the_slow_definition(lake: Lake, kind: Any, frequency: int, o
 
 def test_crowdplay_rewards_are_those_of_the_processed_trajectory(lake: Lake) -> None:
     episodes = [e for e in lake.episodes() if (e.first_done()[0] or len(e)) >= len(e) - 1]
-    made = to_mdp_dataset(episodes, rewards="crowdplay")
+    made = to_mdp_dataset(episodes, rewards="crowdplay", action_size=LARGEST)
     for ours, episode in zip(made.episodes, episodes, strict=True):
         processed = episode.get_processed_trajectory(framestack_axis_first=True, stack_n=1, downsample_frequency=4)
         np.testing.assert_array_equal(ours.observations, processed.observations)
@@ -121,7 +124,9 @@ def test_crowdplay_rewards_are_those_of_the_processed_trajectory(lake: Lake) -> 
 
 def test_rewards_follow_the_decision_that_earned_them(lake: Lake) -> None:
     """The two ways differ, and only in which decision is credited."""
-    following, crowdplay = (to_mdp_dataset(lake.episodes(), rewards=kind) for kind in ("following", "crowdplay"))
+    following, crowdplay = (
+        to_mdp_dataset(lake.episodes(), rewards=kind, action_size=LARGEST) for kind in ("following", "crowdplay")
+    )
     differ = 0
     for one, other in zip(following.episodes, crowdplay.episodes, strict=True):
         assert one.rewards.sum() == pytest.approx(other.rewards.sum())
@@ -152,7 +157,7 @@ def test_an_executor_makes_the_same(lake: Lake, dataset: Any, kind: str) -> None
     spawn = multiprocessing.get_context("spawn")
     executor = ThreadPoolExecutor(3) if kind == "threads" else ProcessPoolExecutor(2, mp_context=spawn)
     with executor:
-        made = to_mdp_dataset(lake.episodes(), executor=executor)
+        made = to_mdp_dataset(lake.episodes(), executor=executor, action_size=LARGEST)
     assert len(made.episodes) == len(dataset.episodes)
     for one, other in zip(made.episodes, dataset.episodes, strict=True):
         assert np.array_equal(one.observations, other.observations)
@@ -163,7 +168,17 @@ def test_a_broken_executor_is_told(lake: Lake) -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         os.kill(executor.submit(os.getpid).result(), signal.SIGKILL)
         with pytest.raises(WorkersLost, match=r"broken|died while it made observations"):
-            to_mdp_dataset(lake.episodes(), executor=executor)
+            to_mdp_dataset(lake.episodes(), executor=executor, action_size=LARGEST)
+
+
+def test_a_step_is_found_by_its_index(lake: Lake) -> None:
+    selection = select(lake.episodes("game = 'breakout'"), Conversion())
+    assert len(selection.segments) > 1
+    expected = [(number, at) for number, segment in enumerate(selection.segments) for at in range(len(segment))]
+    assert [selection.locate(index) for index in range(len(selection))] == expected
+    for outside in (-1, len(selection)):
+        with pytest.raises(IndexError):
+            selection.locate(outside)
 
 
 @pytest.mark.parametrize("kind", ["human", "ai"])
@@ -207,12 +222,20 @@ def test_human_and_ai_are_all(lake: Lake) -> None:
     assert reward["human"] + reward["ai"] == pytest.approx(reward[None])
 
 
-def test_the_action_size_is_the_games(lake: Lake, dataset: Any) -> None:
+def test_the_action_size_is_the_games(lake: Lake) -> None:
     sizes = {"breakout": 4, "qbert": 6, "riverraid": 18, "space_invaders": 6}
     for game, size in sizes.items():
         assert to_mdp_dataset(lake.episodes("game = ?", [game])).dataset_info.action_size == size
-    assert dataset.dataset_info.action_size == 18
     assert to_mdp_dataset(lake.episodes("game = 'qbert'"), action_size=18).dataset_info.action_size == 18
+
+
+def test_games_of_different_actions_are_mixed_only_on_purpose(lake: Lake, dataset: Any) -> None:
+    both = "game IN ('breakout', 'qbert')"
+    told = r"4 actions \(NOOP FIRE RIGHT LEFT\) in breakout, 6 actions \(.*\) in qbert; choose .* or say action_size"
+    with pytest.raises(InvalidArgument, match=told):
+        to_mdp_dataset(lake.episodes(both))
+    assert to_mdp_dataset(lake.episodes(both), action_size=6).dataset_info.action_size == 6
+    assert dataset.dataset_info.action_size == LARGEST
 
 
 def test_behaviour_cloning_trains(lake: Lake) -> None:
@@ -260,7 +283,7 @@ def test_other_sizes_and_frequencies(lake: Lake) -> None:
 
 def test_an_episode_of_one_step(lake: Lake) -> None:
     """Decisions so far apart that few are left."""
-    made = to_mdp_dataset(lake.episodes(), downsample_frequency=100_000)
+    made = to_mdp_dataset(lake.episodes(), downsample_frequency=100_000, action_size=LARGEST)
     assert len(made.episodes) == len(lake.episodes())
     assert {len(ours) for ours in made.episodes} == {2}
 

@@ -18,7 +18,8 @@ from ..episode import DEFAULT_AGENT, Episode
 from ..errors import InvalidArgument, MissingExtra
 from ..executors import in_order
 from ..observations import ObservationParameters
-from .transitions import ControlledBy, Conversion, Rewards, Segment, segments
+from .selection import Selection, select
+from .transitions import ControlledBy, Conversion, Rewards, Segment
 
 if TYPE_CHECKING:
     from d3rlpy.dataset import MDPDataset, ReplayBuffer
@@ -52,38 +53,30 @@ def to_mdp_dataset(
     says (see `Conversion`). An episode ends at the agent's first done, a terminal; one that was stopped, cut at the
     frame limit, or cut where control changes hands (``controlled_by``) ends in a timeout.
 
-    ``action_size`` is that of the games' action sets, the largest where games are mixed; for an unknown game the
-    largest action seen decides. ``executor``: who makes the observations, as in an ingest; on threads, too, each uses
-    a core of its own. The dataset is the same.
+    ``action_size`` is that of the game's action set; for an unknown game the largest action seen decides. Games with
+    different action sets are trained on together only where it is given. ``executor``: who makes the observations, as
+    in an ingest; on threads, too, each uses a core of its own. The dataset is the same.
 
     >>> dataset = to_mdp_dataset(lake.episodes("game = 'space_invaders' AND score >= 50"))   # doctest: +SKIP
 
-    Raises InvalidArgument for an empty selection, UnknownAgent, NoTrajectory, MissingExtra, WorkersLost.
+    Raises InvalidArgument for an empty selection or mixed action sets, UnknownAgent, NoTrajectory, MissingExtra,
+    WorkersLost.
     """
     trainer = _d3rlpy()
     if n_frames < 1:
         raise InvalidArgument(f"n_frames must be at least 1, not {n_frames}")
     conversion = Conversion(agent, downsample_frequency, downsample_offset, rewards, controlled_by)
-    chosen = list(segments(episodes, conversion))
-    if not chosen:
-        what = "no episodes" if controlled_by is None else f"no steps of {agent!r} played by {controlled_by!r}"
-        raise InvalidArgument(f"{what} in the selection: nothing to train on")
-    last = np.cumsum([len(segment) for segment in chosen]) - 1
-    terminals = np.zeros(last[-1] + 1, np.float32)
-    timeouts = np.zeros_like(terminals)
-    is_terminal = np.array([segment.terminal for segment in chosen])
-    terminals[last[is_terminal]] = 1.0
-    timeouts[last[~is_terminal]] = 1.0
+    selection = select(episodes, conversion, action_size)
     parameters = ObservationParameters(
         framestack_axis_first=True, max_n=max_n, stack_n=1, warp_width=warp_width, warp_height=warp_height
     )
     return trainer.MDPDataset(
-        _observations(chosen, agent, parameters, progress, executor),
-        np.concatenate([segment.actions for segment in chosen])[:, None],
-        np.concatenate([segment.rewards for segment in chosen]).astype(np.float32)[:, None],
-        terminals,
-        timeouts,
-        action_size=_action_size(chosen) if action_size is None else action_size,
+        _observations(selection, parameters, progress, executor),
+        selection.actions[:, None],
+        selection.rewards[:, None],
+        selection.terminals.astype(np.float32),
+        selection.timeouts.astype(np.float32),
+        action_size=selection.action_size,
         **_discrete_stacks(trainer, n_frames),
     )
 
@@ -111,14 +104,14 @@ def _discrete_stacks(trainer: ModuleType, n_frames: int) -> dict[str, Any]:
 
 
 def _observations(
-    chosen: list[Segment], agent: str, parameters: ObservationParameters, progress: bool, executor: Executor | None
+    selection: Selection, parameters: ObservationParameters, progress: bool, executor: Executor | None
 ) -> npt.NDArray[np.uint8]:
     from rich.progress import track
 
-    total = sum(len(segment) for segment in chosen)
-    observations = np.empty((total, 1, parameters.warp_height, parameters.warp_width), np.uint8)
+    observations = np.empty((len(selection), 1, parameters.warp_height, parameters.warp_width), np.uint8)
     start = 0
-    make = partial(_of_segment, agent, parameters)
+    make = partial(_of_segment, selection.conversion.agent, parameters)
+    chosen = selection.segments
     made = in_order(make, chosen, executor, _AHEAD, "made observations")
     for segment, images in track(made, "observations", total=len(chosen), disable=not progress):
         stop = start + len(segment)
@@ -129,12 +122,6 @@ def _observations(
 
 def _of_segment(agent: str, parameters: ObservationParameters, segment: Segment) -> npt.NDArray[np.uint8]:
     return np.asarray(segment.episode.observations_at(segment.steps, agent, parameters))
-
-
-def _action_size(chosen: list[Segment]) -> int:
-    sizes = [len(segment.episode.action_meanings or ()) for segment in chosen]
-    seen = max(int(segment.actions.max()) for segment in chosen)
-    return max(*sizes, seen + 1)
 
 
 def dump(dataset: MDPDataset, file: Path) -> None:
