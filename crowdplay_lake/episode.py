@@ -125,7 +125,7 @@ class _CachedLog:
         cached = self._cached
         if cached is not None and cached.first_step <= first_step and last_step < cached.first_step + len(cached):
             return cached
-        self._cached = log = self._frames.read(first_step, last_step)
+        self._cached = log = self._frames.log(first_step, last_step)
         return log
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layout import LakePaths, read_rows
+from .layout import LakePaths, group_of, read_rows
 from .pixels import ChangeLog, Screen, change_log
 from .schema import FRAMES
 
-__all__ = ["FrameLog"]
+__all__ = ["FrameLog", "read_group"]
 
 COLUMNS = ("keyframe", "gaps", "colors")
 
@@ -26,17 +26,14 @@ class FrameLog:
     def __len__(self) -> int:
         return self.steps
 
-    @property
-    def place(self) -> tuple[str, int]:
-        """What tells it from all others of the lake."""
-        return self.part, self.first_row
-
-    def read(self, first_step: int, last_step: int) -> ChangeLog:
+    def log(self, first_step: int, last_step: int) -> ChangeLog:
         """Rows from the last keyframe at or before ``first_step``, or earlier, to ``last_step``."""
         first, last = self.first_row + first_step, self.first_row + last_step
         start, rows = read_rows(self.paths, FRAMES.name, self.part, first, last + 1, COLUMNS, whole_groups=True)
         return change_log(start - self.first_row, rows)
 
-    def log(self, first_step: int, last_step: int) -> ChangeLog:
-        """As `read`: what observations are computed from."""
-        return self.read(first_step, last_step)
+
+def read_group(paths: LakePaths, part: str, row: int) -> ChangeLog:
+    """The whole row group of a part of `frames` that holds ``row``; its steps are the part's rows."""
+    start, stop = group_of(paths, FRAMES.name, part, row)
+    return change_log(start, read_rows(paths, FRAMES.name, part, start, stop, COLUMNS)[1])

@@ -24,7 +24,15 @@ from .errors import InvalidArgument, InvalidLake
 from .pixels import DAMAGED, Bytes, ChangeLog, Screen
 from .warp import warp_for
 
-__all__ = ["ObservationParameters", "Observations", "ScreenLog", "emitted_steps", "luma", "maxed_screens", "processed_screens"]
+__all__ = [
+    "ObservationParameters",
+    "Observations",
+    "ScreenLog",
+    "emitted_steps",
+    "luma",
+    "maxed_screens",
+    "processed_screens",
+]
 
 # Steps handled at a time by the plain path, which draws whole RGB frames (100 KB each).
 PLAIN_BLOCK = 256
