@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layout import LakePaths, group_of, read_rows
+from .layout import LakePaths, read_rows
 from .pixels import ChangeLog, Screen, change_log
 from .schema import FRAMES
 
@@ -33,7 +33,6 @@ class FrameLog:
         return change_log(start - self.first_row, rows)
 
 
-def read_group(paths: LakePaths, part: str, row: int) -> ChangeLog:
-    """The whole row group of a part of `frames` that holds ``row``; its steps are the part's rows."""
-    start, stop = group_of(paths, FRAMES.name, part, row)
+def read_group(paths: LakePaths, part: str, start: int, stop: int) -> ChangeLog:
+    """A row group of a part of `frames`, rows ``start`` to ``stop``; its steps are the part's rows."""
     return change_log(start, read_rows(paths, FRAMES.name, part, start, stop, COLUMNS)[1])

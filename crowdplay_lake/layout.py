@@ -37,7 +37,16 @@ from .errors import InvalidLake
 from .schema import COMMITS, TABLES, Table
 from .storage import AnyPath, make_folder, naming, remove
 
-__all__ = ["LakePaths", "Part", "PartWriter", "group_of", "is_partition", "open_parquet", "read_rows", "write_parts"]
+__all__ = [
+    "LakePaths",
+    "Part",
+    "PartWriter",
+    "group_starts",
+    "is_partition",
+    "open_parquet",
+    "read_rows",
+    "write_parts",
+]
 
 COMPRESSION_LEVEL = 9
 # Columns of a row group that are kept for the next reader: some 65,000 rows of them take a few MB at most.
@@ -263,11 +272,9 @@ def _read_groups(path: AnyPath, begin: int, end: int, columns: tuple[str, ...]) 
 _read_narrow = functools.lru_cache(maxsize=16)(_read_groups)
 
 
-def group_of(paths: LakePaths, table: str, part: str, row: int) -> tuple[int, int]:
-    """First row of the row group of a part that holds ``row``, and of the next one."""
-    starts = _open_part(paths.part(table, part)).starts
-    group = int(np.searchsorted(starts, row, side="right")) - 1
-    return int(starts[group]), int(starts[group + 1])
+def group_starts(paths: LakePaths, table: str, part: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The first row of each row group of a part, and the number of its rows at the end."""
+    return _open_part(paths.part(table, part)).starts
 
 
 def read_rows(

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..errors import InvalidLake
 from ..frame_log import FrameLog, read_group
-from ..layout import LakePaths, group_of
+from ..layout import LakePaths, group_starts
 from ..pixels import DAMAGED, ChangeLog, Screen
 from ..schema import FRAMES
 
@@ -77,6 +77,7 @@ class PackedLogs:
         # By part and row: the keyframes of a row group that was read, and what begins with each.
         self._keyframes: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
         self._blocks: dict[tuple[str, int], _Block] = {}
+        self._groups: dict[str, npt.NDArray[np.int64]] = {}
         self._last: tuple[tuple[str, int], ChangeLog] | None = None
         self.used = 0
         self._renew_lock()
@@ -99,14 +100,18 @@ class PackedLogs:
 
     def _from_keyframe(self, part: str, row: int) -> ChangeLog:
         """The rows from the keyframe at or before ``row`` up to the next one."""
-        group, next_group = group_of(self._paths, FRAMES.name, part, row)
+        groups = self._groups.get(part)
+        if groups is None:
+            groups = self._groups[part] = group_starts(self._paths, FRAMES.name, part)
+        number = int(groups.searchsorted(row, side="right"))
+        group, next_group = int(groups[number - 1]), int(groups[number])
         keyframes = self._keyframes.get((part, group))
         if keyframes is not None:
-            start = int(keyframes[np.searchsorted(keyframes, row, side="right") - 1])
+            start = int(keyframes[keyframes.searchsorted(row, side="right") - 1])
             block = self._blocks.get((part, start))
             if block is not None:
                 return block.log(start)
-        log = self._read(part, group)
+        log = self._read(part, group, next_group)
         starts = np.flatnonzero(log.keyframe) + group
         at = int(np.searchsorted(starts, row, side="right"))
         if at == 0:
@@ -114,12 +119,12 @@ class PackedLogs:
         stop = int(starts[at]) if at < len(starts) else next_group
         return log.within(int(starts[at - 1]), stop - 1, 0)
 
-    def _read(self, part: str, group: int) -> ChangeLog:
+    def _read(self, part: str, group: int, next_group: int) -> ChangeLog:
         key = part, group
         last = self._last
         if last is not None and last[0] == key:
             return last[1]
-        log = read_group(self._paths, part, group)
+        log = read_group(self._paths, part, group, next_group)
         self._last = key, log
         if key not in self._keyframes:
             self._keep(part, log)
