@@ -11,6 +11,7 @@
     │   ├── UnknownDataset
     │   ├── UnknownEnvironment
     │   ├── UnknownEpisode
+    │   ├── UnknownFormat
     │   ├── UnknownLimit
     │   ├── UnknownParticipant
     │   ├── UnknownPath
@@ -55,6 +56,7 @@ __all__ = [
     "UnknownDataset",
     "UnknownEnvironment",
     "UnknownEpisode",
+    "UnknownFormat",
     "UnknownLimit",
     "UnknownName",
     "UnknownParticipant",
@@ -165,6 +167,12 @@ class UnknownEpisode(UnknownName):
     """The lake has no such episode."""
 
     kind = "episode"
+
+
+class UnknownFormat(UnknownName):
+    """Nothing is exported to this."""
+
+    kind = "format"
 
 
 class UnknownParticipant(UnknownName):
