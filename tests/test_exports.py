@@ -188,7 +188,8 @@ def expected_arrays(found: Sequence[Segment], agent: str, kind: str) -> dict[str
     return {name: np.concatenate(of_episodes) for name, of_episodes in pieces.items()}
 
 
-def check(read: Read, found: Sequence[Segment], agent: str, kind: str) -> None:
+def check(read: Read, lake: Lake, found: Sequence[Segment], agent: str, kind: str) -> None:
+    hashes = dict(lake.sql("SELECT episode_id, content_hash FROM episodes").fetchall())
     expected = expected_arrays(found, agent, kind)
     assert set(read.arrays) == set(expected)
     for name, array in expected.items():
@@ -210,8 +211,9 @@ def check(read: Read, found: Sequence[Segment], agent: str, kind: str) -> None:
         assert record["action_meanings"] == episode.action_meanings
         assert record["end"] == ("terminal" if segment.terminal else "timeout")
         assert (record["first_step"], record["last_step"]) == (segment.steps[0], segment.steps[-1])
-        assert (record["lake"], record["commit"]) == (str(episode.lake.path), episode.lake.commit)
-    assert read.about["commit"] == found[0].episode.lake.commit
+        assert (record["lake"], record["commit"]) == (str(lake.path), lake.commit)
+        assert record["content_hash"] == hashes[episode.episode_id]
+    assert (read.about["lake"], read.about["commit"]) == (str(lake.path), lake.commit)
     assert (read.about["observations"], read.about["agent"]) == (kind, agent)
     assert (read.about["episodes"], read.about["decisions"]) == (len(found), sum(map(len, found)))
 
@@ -233,7 +235,7 @@ def test_all_games_come_back_to_the_byte(lake: Lake, tmp_path: Path, to: str) ->
     assert summary.bytes == sum(file.stat().st_size for file in files)
     # Packed: an image alone has 7,056 bytes.
     assert summary.bytes < summary.decisions * 7_056 / 2
-    check(READERS[to](summary.path), found, FIRST, "processed")
+    check(READERS[to](summary.path), lake, found, FIRST, "processed")
 
 
 @pytest.mark.parametrize("to", FORMATS)
@@ -247,7 +249,7 @@ def test_raw_frames_and_ram_of_every_step(lake: Lake, tmp_path: Path, to: str, m
     export(episodes, tmp_path / NAMES[to], to, conversion, "raw")
     found = done(lake, conversion, episodes)
     assert [len(segment) for segment in found] == [len(episode) for episode in episodes]
-    check(READERS[to](tmp_path / NAMES[to]), found, FIRST, "raw")
+    check(READERS[to](tmp_path / NAMES[to]), lake, found, FIRST, "raw")
 
 
 @pytest.mark.parametrize("to", FORMATS)
@@ -263,7 +265,7 @@ def test_the_second_player_split_where_control_changes_hands(lake: Lake, tmp_pat
         assert any(segment.steps[-1] + 1 < len(segment.episode) for segment in found)
     export(episodes, tmp_path / NAMES[to], to, conversion)
     read = READERS[to](tmp_path / NAMES[to])
-    check(read, found, SECOND, "processed")
+    check(read, lake, found, SECOND, "processed")
     assert set(read.arrays["user_type"]) == {{"human": 1, "ai": 2}[kind]}
     assert (read.about["rewards"], read.about["controlled_by"]) == ("crowdplay", kind)
 
@@ -370,7 +372,7 @@ def test_many_shards_are_one_dataset(
     episodes = lake.episodes("game = 'breakout'")
     path = export(episodes, tmp_path / "hf", "huggingface").path
     assert len(list(path.glob("steps/*.parquet"))) > 1
-    check(read_huggingface(path), list(segments(episodes, Conversion())), FIRST, "processed")
+    check(read_huggingface(path), lake, list(segments(episodes, Conversion())), FIRST, "processed")
 
 
 def test_parts_of_an_hdf5_file_are_read_alone(lake: Lake, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ __all__ = ["about_content", "about_episode", "as_text"]
 
 def about_content(content: Content) -> dict[str, Any]:
     """What the whole export is and how it was made: plain JSON."""
-    conversion, first = content.conversion, content.source[0].lake
+    conversion, snapshot = content.conversion, content.source[0].snapshot
     return {
         "made_by": f"crowdplay-lake {version('crowdplay-lake')}",
-        "lake": str(first.path),
-        "commit": first.commit,
+        "lake": str(snapshot.paths.root),
+        "commit": snapshot.number,
         **asdict(conversion),
         "observations": content.kind,
         "observation_shape": list(content.observation_shape),
@@ -58,8 +58,8 @@ def about_episode(exported: Exported) -> dict[str, Any]:
         "first_step": int(segment.steps[0]),
         "last_step": int(segment.steps[-1]),
         "end": "terminal" if segment.terminal else "timeout",
-        "lake": str(episode.lake.path),
-        "commit": episode.lake.commit,
+        "lake": str(episode.snapshot.paths.root),
+        "commit": episode.snapshot.number,
         "content_hash": row["content_hash"],
         "keyword_data": {"episode": episode.keyword_data, "environment": episode.environment.keyword_data},
     }
