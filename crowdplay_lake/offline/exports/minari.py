@@ -155,7 +155,9 @@ def _make_packed(folder: Path, exported: Exported) -> None:
 
 def _attributes(about: dict[str, Any]) -> dict[str, Any]:
     """Metadata of an episode as attributes: what HDF5 takes as it is, and `crowdplay_lake`, all of it as JSON."""
-    told = {key: value for key, value in about.items() if isinstance(value, str | int) and key != "decisions"}
+    told = {key: value for key, value in about.items() if isinstance(value, int) or _is_text(value)}
+    # Minari's own `total_steps` says it.
+    del told["decisions"]
     text = as_text(about)
     pieces = [text[at : at + LONGEST_ATTRIBUTE] for at in range(0, len(text), LONGEST_ATTRIBUTE)]
     return {
@@ -163,6 +165,11 @@ def _attributes(about: dict[str, Any]) -> dict[str, Any]:
         "crowdplay_lake": pieces[0],
         **{f"crowdplay_lake_{n}": more for n, more in enumerate(pieces[1:], 1)},
     }
+
+
+def _is_text(value: object) -> bool:
+    """Whether HDF5 takes it as a text; with a null in it, it does not."""
+    return isinstance(value, str) and "\0" not in value
 
 
 def episode_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
