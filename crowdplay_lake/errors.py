@@ -11,6 +11,7 @@
     │   ├── UnknownDataset
     │   ├── UnknownEnvironment
     │   ├── UnknownEpisode
+    │   ├── UnknownFormat
     │   ├── UnknownLimit
     │   ├── UnknownMap
     │   ├── UnknownParticipant
@@ -56,6 +57,7 @@ __all__ = [
     "UnknownDataset",
     "UnknownEnvironment",
     "UnknownEpisode",
+    "UnknownFormat",
     "UnknownLimit",
     "UnknownMap",
     "UnknownName",
@@ -167,6 +169,12 @@ class UnknownEpisode(UnknownName):
     """The lake has no such episode."""
 
     kind = "episode"
+
+
+class UnknownFormat(UnknownName):
+    """Nothing is exported to this."""
+
+    kind = "format"
 
 
 class UnknownParticipant(UnknownName):
