@@ -275,7 +275,7 @@ def test_an_episode_does_not_depend_on_those_beside_it(monkeypatch: pytest.Monke
 
 
 def test_an_episode_begins_with_no_keys_and_fire() -> None:
-    options = playing.PlayOptions(episodes=4, max_steps=3_000)
+    options = playing.PlayOptions(episodes=4, epsilon=0, max_steps=3_000)
     keys_of = {
         hold: playing.play_episodes(
             OnePlayerConsole, "breakout", lambda seen, _: np.zeros(len(seen), int), hold, options
@@ -290,7 +290,7 @@ def test_an_episode_begins_with_no_keys_and_fire() -> None:
             starts = pressed[np.diff(pressed, prepend=-9) > 1]
             assert len(starts) == 5
             assert len(pressed) == 5 * playing.FIRE_STEPS
-    plain = playing.PlayOptions(episodes=1, no_ops=0, fire=False, max_steps=50)
+    plain = playing.PlayOptions(episodes=1, no_ops=0, fire=False, epsilon=0, max_steps=50)
     (one,) = playing.play_episodes(OnePlayerConsole, "breakout", lambda seen, _: np.full(len(seen), 2), 4, plain)
     assert one.keys.tolist() == [2] * 50
 
@@ -298,7 +298,7 @@ def test_an_episode_begins_with_no_keys_and_fire() -> None:
 @given(st.integers(0, 6), st.integers(1, 40))
 @settings(max_examples=5, deadline=None)
 def test_a_key_is_held(no_ops: int, hold: int) -> None:
-    options = playing.PlayOptions(episodes=1, no_ops=no_ops, max_steps=120)
+    options = playing.PlayOptions(episodes=1, no_ops=no_ops, epsilon=0, max_steps=120)
     asked: list[int] = []
 
     def policy(seen: Any, numbers: Any) -> Any:
@@ -334,6 +334,16 @@ def test_a_run_leaves_its_configuration_checkpoints_and_results(people: Path, a_
     config = json.loads((a_run / "config.json").read_text())
     assert config["algorithm_config"]["config"]["params"]["learning_rate"] == 3e-5
     assert config["versions"]["d3rlpy"] == d3rlpy.__version__
+
+
+def test_d3rlpy_reads_what_is_left_of_a_run(a_run: Path) -> None:
+    """As docs/training.md says."""
+    config = json.loads((a_run / "config.json").read_text())["algorithm_config"]
+    algorithm = d3rlpy.base.LearnableConfigWithShape.deserialize(json.dumps(config)).create(device="cpu:0")
+    algorithm.load_model(str(a_run / "model_4.pt"))
+    stored = torch.load(a_run / "model_4.pt", weights_only=True)["imitator"]
+    loaded = algorithm.impl.modules.imitator.state_dict()
+    assert all(torch.equal(stored[name], value) for name, value in loaded.items())
 
 
 def weights(folder: Path, step: int) -> dict[str, Any]:
@@ -516,7 +526,7 @@ def test_what_an_agent_saw_is_in_the_lake(tmp_path: Path) -> None:
         return random(observations, numbers)
 
     (played,) = playing.play_episodes(
-        OnePlayerConsole, "space_invaders", policy, 4, playing.PlayOptions(1, seed=2, max_steps=200)
+        OnePlayerConsole, "space_invaders", policy, 4, playing.PlayOptions(1, seed=2, epsilon=0.1, max_steps=200)
     )
     ingest_rollouts(tmp_path / "lake", LEFT, [played.keys.tolist()], {"source": "agent"}, tmp_path / "raw")
     (episode,) = Lake(tmp_path / "lake").episodes()
@@ -603,3 +613,21 @@ def test_what_the_commands_refuse(people: Path, tmp_path: Path) -> None:
         assert told in str(result.exception)
     assert "as a run that `train` has begun" in str(invoke("rollout", runs / "x", tmp_path / "lake").exception)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.soak
+def test_behaviour_cloning_of_the_good_player_beats_chance(tmp_path: Path) -> None:
+    """The run of docs/training.md, its first seed, as far as its first evaluation."""
+    plan = [
+        EnvironmentPlan("space_invaders_mturk", (EpisodePlan(4_000, ("skilled",)),) * 2, (name,))
+        for name in ("ada", "ben", "cleo", "dan", "eve", "fay", "gus", "hal")
+    ]
+    record(tmp_path / "raw", plan, RecordingOptions(seed=11, compression="gz", protocol=4))
+    ingest(tmp_path / "raw", tmp_path / "lake")
+    options = training.RunOptions("space_invaders_mturk", seed=1, batch_size=32, play=playing.PlayOptions(30))
+    folder = training.train(
+        training.plan_run(tmp_path / "lake", options), tmp_path, OnePlayerConsole, training.Schedule(2_000, 2_000)
+    )
+    (row,) = results.read(folder).to_dicts()
+    standard_error = math.hypot(row["score_std"], row["random_std"]) / math.sqrt(row["episodes"] - 1)
+    assert row["score_mean"] - row["random_mean"] > 3 * standard_error

@@ -62,6 +62,7 @@ def train(
     eval_every: Annotated[int, typer.Option(help="Play the game, and keep a checkpoint, so often.", min=1)] = 2_500,
     eval_episodes: Annotated[int, typer.Option(help="So many episodes of it each time.", min=1)] = 10,
     max_steps: Annotated[int, typer.Option(help="Emulator steps after which such an episode is cut off.")] = 30_000,
+    epsilon: Annotated[float, typer.Option(help="Share of decisions there that are made by lot.")] = 0.01,
     split: Annotated[Split, typer.Option(help="What is held out together.")] = Split.PARTICIPANT,
     test_share: Annotated[float, typer.Option(help="Of the episodes, held out of training; 0: none.")] = 0.1,
     min_score: Annotated[float, typer.Option(help="Learn from episodes with this Score at least.")] = 50.0,
@@ -83,7 +84,7 @@ def train(
     from ..offline.benchmark.tasks import Filter
     from ..offline.benchmark.training import RunOptions, Schedule
 
-    play = PlayOptions(episodes=eval_episodes, max_steps=max_steps)
+    play = PlayOptions(episodes=eval_episodes, epsilon=epsilon, max_steps=max_steps)
     chosen = Filter(min_score, min_adherence, where)
     options = [
         RunOptions(one, name, number, conversion, split.value, test_share, chosen, batch_size, play)

@@ -66,14 +66,16 @@ class PlayOptions:
     """How episodes are played.
 
     ``no_ops``: an episode begins with 1 to so many steps without a key, by lot; 0: with none. ``fire``: FIRE is pressed
-    after that, and after every life that is lost. ``epsilon``: the share of decisions that are made by lot.
+    after that, and after every life that is lost. ``epsilon``: the share of decisions that are made by lot. Without
+    it a policy without chance plays few different games: Space Invaders answers no key for its first 120 steps, so
+    that the lot of no-ops only moves decisions by 0 to 3 steps.
     """
 
     episodes: int = 10
     seed: int = 0
     no_ops: int = 30
     fire: bool = True
-    epsilon: float = 0.0
+    epsilon: float = 0.01
     max_steps: int = 30_000  # then an episode is cut off
 
     def __post_init__(self) -> None:

@@ -26,6 +26,7 @@ SCHEMA: Mapping[str, pl.DataType | type[pl.DataType]] = {
     "split": pl.String,
     "step": pl.Int64,  # of training
     "episodes": pl.Int64,  # played by the agent after it
+    "epsilon": pl.Float64,  # share of its decisions by lot
     "score_mean": pl.Float64,
     "score_median": pl.Float64,
     "score_std": pl.Float64,
@@ -131,4 +132,5 @@ def _panel(axes: Any, task: str, table: pl.DataFrame) -> None:
     axes.set_title(task, fontsize="medium")
     axes.set_xlabel("training steps")
     axes.set_ylabel("score")
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.legend(fontsize="x-small")

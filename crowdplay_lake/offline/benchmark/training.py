@@ -304,6 +304,7 @@ class _Run:
             "split": options.split,
             "step": step,
             "episodes": measured.episodes,
+            "epsilon": options.play.epsilon,
             "score_mean": measured.mean,
             "score_median": measured.median,
             "score_std": measured.std,
