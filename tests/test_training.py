@@ -231,8 +231,13 @@ def test_what_cannot_learn_is_told() -> None:
     with pytest.raises(UnknownAlgorithm, match="did you mean 'BC' or 'BCQ'"):
         training.RunOptions(LEFT, "BQC")
     assert training.RunOptions(LEFT, "cql").algorithm == "CQL"
-    with pytest.raises(InvalidArgument, match="no device 'cuda:99' here"):
-        make_algorithm("BC", (4, 84, 84), 6, 8, "cuda:99")
+    for device, told in (
+        ("cuda:99", "no device 'cuda:99' here"),
+        ("gpu", "no device 'gpu' here"),
+        ("meta", "not train"),
+    ):
+        with pytest.raises(InvalidArgument, match=told):
+            make_algorithm("BC", (4, 84, 84), 6, 8, device)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidArgument, MissingExtra, UnknownAlgorithm
+from ...findings import first_line
 
 if TYPE_CHECKING:
     from d3rlpy.algos import QLearningAlgoBase
@@ -98,7 +99,7 @@ def make_algorithm(
     Raises UnknownAlgorithm, MissingExtra, InvalidArgument for a device that is not there.
     """
     d3rlpy = d3rlpy_library()
-    _check_device(device)
+    device = _device(device)
     common = {"batch_size": batch_size, "observation_scaler": d3rlpy.preprocessing.PixelObservationScaler()}
     algorithm = ALGORITHMS[algorithm_named(name)](d3rlpy, common).create(device=device)
     algorithm.create_impl(observation_shape, action_size)
@@ -115,12 +116,15 @@ def as_json(algorithm: QLearningAlgoBase[Any, Any]) -> dict[str, Any]:
     return stored
 
 
-def _check_device(device: str) -> None:
+def _device(name: str) -> str:
+    """The device by the name that d3rlpy knows it by. Raises InvalidArgument for one that is not there."""
     import torch
 
     try:
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InvalidArgument(
-            f"no device {device!r} here: {str(error).splitlines()[0]}; try 'cpu' or 'cuda:0'"
-        ) from error
+        raise InvalidArgument(f"no device {name!r} here: {first_line(error)}; try 'cpu' or 'cuda:0'") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidArgument(f"d3rlpy does not train on {name!r}; try 'cpu' or 'cuda:0'")
+    return f"{device.type}:{device.index or 0}"
