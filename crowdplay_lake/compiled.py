@@ -9,28 +9,19 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .cache_folder import cache_root
+
 __all__ = ["compiled"]
-
-
-def _cache_root() -> Path:
-    if explicit := os.environ.get("CROWDPLAY_LAKE_CACHE"):
-        return Path(explicit)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "crowdplay-lake"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "crowdplay-lake"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "crowdplay-lake"
 
 
 def _private_directory() -> Path | None:
     """The cache directory, made if need be; None where it cannot be had or is not ours alone."""
     try:
-        directory = _cache_root() / "kernels"
+        directory = cache_root() / "kernels"
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
         status = directory.stat()

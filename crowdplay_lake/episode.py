@@ -12,14 +12,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .errors import InvalidArgument, NoTrajectory, UnknownAgent, UnknownColumn
+from .frame_log import FrameLog
 from .layout import read_rows
 from .observations import ObservationParameters, Observations, emitted_steps
-from .pixels import ChangeLog, Screen, change_log, screens_of
-from .schema import ALL_AGENTS, FRAMES, RAM_COLUMNS, STEPS
+from .pixels import ChangeLog, screens_of
+from .schema import ALL_AGENTS, RAM_COLUMNS, STEPS
 from .trajectory import AgentSteps, raw_steps
 
 if TYPE_CHECKING:
     from .lake import Lake
+    from .snapshot import Snapshot
 
 __all__ = ["DEFAULT_AGENT", "Environment", "Episode", "ProcessedTrajectory", "User"]
 
@@ -109,28 +111,22 @@ class Environment:
         return f"Environment({self.environment_id!r}, task_id={self.task_id!r})"
 
 
-class _FrameLog:
-    """The change log of one screen of an episode, read from the lake as far as it is needed."""
+class _CachedLog:
+    """A screen's change log that keeps what it read last."""
 
-    def __init__(self, episode: Episode, screen: Screen, index: int) -> None:
-        self._episode = episode
-        self.screen = screen
-        self._first_row = episode._row["frames_first_row"] + index * len(episode)
+    def __init__(self, frames: FrameLog) -> None:
+        self.screen = frames.screen
+        self._frames = frames
         self._cached: ChangeLog | None = None
 
     def __len__(self) -> int:
-        return len(self._episode)
+        return len(self._frames)
 
     def log(self, first_step: int, last_step: int) -> ChangeLog:
         cached = self._cached
         if cached is not None and cached.first_step <= first_step and last_step < cached.first_step + len(cached):
             return cached
-        part = self._episode._row["frames_part"]
-        first, last = self._first_row + first_step, self._first_row + last_step
-        paths = self._episode._lake.snapshot.paths
-        start, rows = read_rows(paths, FRAMES.name, part, first, last + 1, ("keyframe", "gaps", "colors"), True)
-        log = change_log(start - self._first_row, rows)
-        self._cached = log
+        self._cached = log = self._frames.log(first_step, last_step)
         return log
 
 
@@ -146,6 +142,11 @@ class Episode:
     @property
     def episode_id(self) -> str:
         return str(self._row["episode_id"])
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The commit of the lake that it is read from."""
+        return self._lake.snapshot
 
     @property
     def environment_id(self) -> str | None:
@@ -248,16 +249,19 @@ class Episode:
             raise InvalidArgument(f"episode {self.episode_id}: not every step of {agent!r} carries RAM")
         return np.stack([rows[name].to_numpy() for name in RAM_COLUMNS], axis=1).astype(np.uint8)
 
-    def _frame_log(self, agent: str) -> _FrameLog:
+    def frame_log(self, agent: str = DEFAULT_AGENT) -> FrameLog:
+        """Where the change log of the agent's screen lies; for who makes observations in another way than these."""
         screens = self._row["screen_agents"]
         self._agent_index(agent)
         index = 0 if screens == [ALL_AGENTS] else screens.index(agent)
-        return _FrameLog(self, screens_of(self._row)[index], index)
+        first_row = self._row["frames_first_row"] + index * len(self)
+        paths, part = self._lake.snapshot.paths, self._row["frames_part"]
+        return FrameLog(paths, part, first_row, len(self), screens_of(self._row)[index])
 
     def frames(self, agent: str = DEFAULT_AGENT, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint8]:
         """The raw frames the agent saw before steps start … stop - 1, uint8 (stop - start, 210, 160, 3)."""
         start, stop, _ = slice(start, stop).indices(len(self))
-        source = self._frame_log(agent)
+        source = self.frame_log(agent)
         if stop <= start:
             return np.empty((0, *source.screen.shape), np.uint8)
         log = source.log(start, stop - 1)
@@ -325,7 +329,7 @@ class Episode:
         chosen = chosen.astype(np.int64)
         if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(self)):
             raise InvalidArgument(f"episode {self.episode_id} has steps 0 to {len(self) - 1}")
-        return Observations(self._frame_log(agent), chosen, parameters or ObservationParameters())
+        return Observations(_CachedLog(self.frame_log(agent)), chosen, parameters or ObservationParameters())
 
     def get_processed_trajectory(
         self,

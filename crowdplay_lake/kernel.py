@@ -239,14 +239,20 @@ def _process(  # type: ignore[no-untyped-def]
             start = color_ends[row]
             if color_ends[row + 1] - start != n_pixels:
                 return False
+            if row == 0:
+                # Everything is dirty already.
+                screen[:] = colors[start : start + n_pixels]
+                for y in range(height):
+                    for x in range(width):
+                        grey[y, x] = grey_of[screen[y * width + x]]
             y = 0
             row_end = width
-            for p in range(n_pixels):
+            for p in range(n_pixels if row > 0 else 0):
                 color = colors[start + p]
                 if p == row_end:
                     y += 1
                     row_end += width
-                if row == 0 or color != screen[p]:
+                if color != screen[p]:
                     x = p - row_end + width
                     dirty[y, 0] = min(dirty[y, 0], x)
                     dirty[y, 1] = max(dirty[y, 1], x + 1)

@@ -37,7 +37,16 @@ from .errors import InvalidLake
 from .schema import COMMITS, TABLES, Table
 from .storage import AnyPath, make_folder, naming, remove
 
-__all__ = ["LakePaths", "Part", "PartWriter", "is_partition", "open_parquet", "read_rows", "write_parts"]
+__all__ = [
+    "LakePaths",
+    "Part",
+    "PartWriter",
+    "group_starts",
+    "is_partition",
+    "open_parquet",
+    "read_rows",
+    "write_parts",
+]
 
 COMPRESSION_LEVEL = 9
 # Columns of a row group that are kept for the next reader: some 65,000 rows of them take a few MB at most.
@@ -261,6 +270,11 @@ def _read_groups(path: AnyPath, begin: int, end: int, columns: tuple[str, ...]) 
 
 
 _read_narrow = functools.lru_cache(maxsize=16)(_read_groups)
+
+
+def group_starts(paths: LakePaths, table: str, part: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The first row of each row group of a part, and the number of its rows at the end."""
+    return _open_part(paths.part(table, part)).starts
 
 
 def read_rows(

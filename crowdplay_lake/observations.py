@@ -12,6 +12,7 @@ Source: CrowdPlay's MaxAndSkipAndWarpAndScaleAndStackFrameBuffer, met to the byt
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,7 +24,15 @@ from .errors import InvalidArgument, InvalidLake
 from .pixels import DAMAGED, Bytes, ChangeLog, Screen
 from .warp import warp_for
 
-__all__ = ["ObservationParameters", "Observations", "ScreenLog", "emitted_steps", "luma"]
+__all__ = [
+    "ObservationParameters",
+    "Observations",
+    "ScreenLog",
+    "emitted_steps",
+    "luma",
+    "maxed_screens",
+    "processed_screens",
+]
 
 # Steps handled at a time by the plain path, which draws whole RGB frames (100 KB each).
 PLAIN_BLOCK = 256
@@ -136,7 +145,7 @@ class Observations:
         self._parameters = parameters
         if parameters.warp:
             # Refuses an enlargement here, before anything is computed.
-            self._warp = warp_for(screen.shape[:2], (parameters.warp_height, parameters.warp_width))
+            warp_for(screen.shape[:2], (parameters.warp_height, parameters.warp_width))
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:
@@ -197,60 +206,72 @@ class Observations:
         wanted = steps[:, None] - offsets  # (n, stack_n)
         if len(steps) > 1 and (np.diff(steps) == 1).all():
             # A run of single steps: the stack is a strided view of the padded array, and costs no memory.
-            images = self._images(np.arange(wanted[0, 0], steps[-1] + 1))
+            images = processed_screens(self._source, np.arange(wanted[0, 0], steps[-1] + 1), p)
             strides = (images.strides[0], *images.strides[1:], images.strides[0] * p.skip_n)
             shape = (len(steps), *images.shape[1:], p.stack_n)
             view = np.lib.stride_tricks.as_strided(images, shape, strides, writeable=False)
             return view if p.warp else _colors_last(view)
         unique, inverse = np.unique(wanted, return_inverse=True)
-        images = self._images(unique)
+        images = processed_screens(self._source, unique, p)
         if p.stack_n == 1:
             return images[..., None] if p.warp else images
         stacked = np.moveaxis(images[inverse.reshape(wanted.shape)], 1, -1)
         return stacked if p.warp else _colors_last(stacked)
 
-    def _images(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Processed screens at unique ascending ``steps``: (n, h, w), without warp (n, h, w, 3); black before 0."""
-        p = self._parameters
-        before = int(np.searchsorted(steps, 0))
-        image = (*self._source.screen.shape[:2], 3) if not p.warp else (p.warp_height, p.warp_width)
-        images = np.empty((len(steps), *image), np.uint8)
-        images[:before] = 0
-        wanted = steps[before:]
-        if len(wanted) == 0:
-            return images
-        log = self._source.log(max(0, int(wanted[0]) - (p.max_n - 1)), int(wanted[-1]))
-        if p.warp and p.max_n <= 2 and self._warp.factors is None:
-            from .kernel import process
 
-            needed = np.zeros(len(log), np.bool_)
-            needed[wanted - log.first_step] = True
-            if not process(log, needed, self._grey_of_max(), self._warp, images[before:]):
-                raise InvalidLake(DAMAGED)
-        else:
-            for start in range(0, len(wanted), PLAIN_BLOCK):
-                block = wanted[start : start + PLAIN_BLOCK]
-                images[before + start : before + start + len(block)] = self._plain(log, block)
+def processed_screens(
+    source: ScreenLog, steps: npt.NDArray[np.int64], parameters: ObservationParameters
+) -> npt.NDArray[np.uint8]:
+    """What observations are stacked from: the maxed, grey, warped screens at unique ascending ``steps``.
+
+    uint8 (n, warp_height, warp_width), without warp the maxed RGB frames (n, h, w, 3); black before step 0.
+    """
+    p = parameters
+    screen = source.screen
+    before = int(np.searchsorted(steps, 0))
+    image = (p.warp_height, p.warp_width) if p.warp else (*screen.shape[:2], 3)
+    images = np.empty((len(steps), *image), np.uint8)
+    images[:before] = 0
+    wanted = steps[before:]
+    if len(wanted) == 0:
         return images
+    first, last = max(0, int(wanted[0]) - (p.max_n - 1)), int(wanted[-1])
+    # To replay what lies before costs a fraction of processing it.
+    log = source.log(first, last).within(first, last, screen.pixels)
+    warp = warp_for(screen.shape[:2], image) if p.warp else None
+    if warp is not None and p.max_n <= 2 and warp.factors is None:
+        from .kernel import process
 
-    def _grey_of_max(self) -> Bytes:
-        palette = self._source.screen.palette
-        if self._parameters.max_n == 1:
-            return np.repeat(luma(palette)[:, None], len(palette), axis=1)
-        return luma(np.maximum(palette[:, None], palette[None, :]))
+        needed = np.zeros(len(log), np.bool_)
+        needed[wanted - first] = True
+        if not process(log, needed, _grey_of_max(screen.palette.tobytes(), p.max_n), warp, images[before:]):
+            raise InvalidLake(DAMAGED)
+        return images
+    for start in range(0, len(wanted), PLAIN_BLOCK):
+        block = wanted[start : start + PLAIN_BLOCK]
+        maximum = maxed_screens(log, screen, block, p.max_n)
+        images[before + start : before + start + len(block)] = maximum if warp is None else warp.apply(luma(maximum))
+    return images
 
-    def _plain(self, log: ChangeLog, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """The definition, step by step over drawn frames."""
-        p = self._parameters
-        screen = self._source.screen
-        shown = np.unique(np.clip(steps[:, None] - np.arange(p.max_n), 0, None))
-        frames = screen.draw(log.decode(shown, screen.pixels))
-        maximum = frames[np.searchsorted(shown, steps)].copy()
-        for back in range(1, p.max_n):
-            exists = steps - back >= 0
-            earlier = frames[np.searchsorted(shown, steps[exists] - back)]
-            maximum[exists] = np.maximum(maximum[exists], earlier)
-        return self._warp.apply(luma(maximum)) if p.warp else maximum
+
+@functools.lru_cache(maxsize=64)
+def _grey_of_max(colors: bytes, max_n: int) -> Bytes:
+    palette = np.frombuffer(colors, np.uint8).reshape(-1, 3)
+    if max_n == 1:
+        return np.repeat(luma(palette)[:, None], len(palette), axis=1)
+    return luma(np.maximum(palette[:, None], palette[None, :]))
+
+
+def maxed_screens(log: ChangeLog, screen: Screen, steps: npt.NDArray[np.int64], max_n: int) -> npt.NDArray[np.uint8]:
+    """The definition, step by step over drawn frames."""
+    shown = np.unique(np.clip(steps[:, None] - np.arange(max_n), 0, None))
+    frames = screen.draw(log.decode(shown, screen.pixels))
+    maximum = frames[np.searchsorted(shown, steps)].copy()
+    for back in range(1, max_n):
+        exists = steps - back >= 0
+        earlier = frames[np.searchsorted(shown, steps[exists] - back)]
+        maximum[exists] = np.maximum(maximum[exists], earlier)
+    return maximum
 
 
 def _colors_last(stacked: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

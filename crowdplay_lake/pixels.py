@@ -86,6 +86,27 @@ class ChangeLog:
             raise InvalidLake(DAMAGED)
         return screens
 
+    def within(self, first_step: int, last_step: int, pixels: int) -> ChangeLog:
+        """The rows of those steps only. The first one is a keyframe: drawn, where it was none."""
+        start, stop = first_step - self.first_step, last_step + 1 - self.first_step
+        if start == 0 and stop == len(self):
+            return self
+        gaps = self.gaps[self.gap_ends[start] : self.gap_ends[stop]]
+        gap_ends = self.gap_ends[start : stop + 1] - self.gap_ends[start]
+        color_ends = self.color_ends[start : stop + 1] - self.color_ends[start]
+        colors = self.colors[self.color_ends[start] : self.color_ends[stop]]
+        if self.keyframe[start]:
+            return ChangeLog(first_step, self.keyframe[start:stop], gap_ends, gaps, color_ends, colors)
+        screen = self.decode([first_step], pixels)[0]
+        keyframe = self.keyframe[start:stop].copy()
+        keyframe[0] = True
+        # In the place of the first row's changes.
+        colors = np.concatenate([screen, colors[color_ends[1] :]])
+        color_ends[1:] += pixels - color_ends[1]
+        gaps = gaps[gap_ends[1] :]
+        gap_ends[1:] -= gap_ends[1]
+        return ChangeLog(first_step, keyframe, gap_ends, gaps, color_ends, colors)
+
 
 def change_log(first_step: int, rows: pa.Table) -> ChangeLog:
     """The change log in rows of `frames`, the first of which is a keyframe."""

@@ -20,8 +20,9 @@ from crowdplay_ingest.pipeline import ingest
 from crowdplay_lake import Lake
 from crowdplay_lake.episode import Episode
 from crowdplay_lake.errors import InvalidArgument, UnknownAgent
-from crowdplay_lake.observations import ObservationParameters, Observations, emitted_steps
+from crowdplay_lake.observations import ObservationParameters, Observations, emitted_steps, luma, maxed_screens
 from crowdplay_lake.pixels import ChangeLog, Screen, ScreenEncoder
+from crowdplay_lake.warp import warp_for
 
 FIRST, SECOND = "game_0>player_0", "game_0>player_1"
 Trajectory = list[dict[str, Any]]
@@ -356,7 +357,8 @@ def test_fast_kernel_equals_the_plain_path(data: st.DataObject) -> None:
     steps = data.draw(st.sets(st.integers(0, len(frames) - 1), min_size=1), label="steps")
     wanted = np.array(sorted(steps))
     observations = Observations(source, wanted, ObservationParameters(**chosen))
-    plain = observations._plain(source.log(0, len(frames) - 1), wanted)
+    maximum = maxed_screens(source.log(0, len(frames) - 1), source.screen, wanted, chosen["max_n"])
+    plain = warp_for(frames[0].shape[:2], (chosen["warp_height"], chosen["warp_width"])).apply(luma(maximum))
     np.testing.assert_array_equal(np.asarray(observations)[..., 0], plain)
 
 
@@ -395,7 +397,7 @@ def test_a_window_deep_in_a_long_episode_reads_only_its_row_groups(long: tuple[L
         before = max(0, start - 20)
         expected = SlowReference(trajectory[before:stop], FIRST).process(**size).observations[start - before :]
         np.testing.assert_array_equal(observations[start:stop], expected)
-    log = lake.episode("long")._frame_log(FIRST).log(5_000, 5_010)
+    log = lake.episode("long").frame_log(FIRST).log(5_000, 5_010)
     assert log.keyframe[0]
     assert 5_000 - 2_048 < log.first_step <= 5_000
     assert log.first_step + len(log) < 5_300

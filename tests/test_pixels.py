@@ -81,6 +81,22 @@ def test_frames_come_back(frames: Frames, data: st.DataObject) -> None:
 
 
 @given(frames=sequences(), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_part_of_a_log_begins_with_a_keyframe_and_draws_the_same(frames: Frames, data: st.DataObject) -> None:
+    encoder = ScreenEncoder(frames[0].shape, data.draw(st.integers(1, len(frames) + 1), label="keyframe_interval"))
+    screen, log = log_of(encoder, encoded(encoder, frames))
+    for _ in range(2):
+        # The second time a part of a part.
+        steps = st.integers(log.first_step, log.first_step + len(log) - 1)
+        first, last = sorted(data.draw(st.tuples(steps, steps), label="steps"))
+        log = log.within(first, last, screen.pixels)
+        assert (log.first_step, len(log)) == (first, last - first + 1)
+        assert log.keyframe[0]
+        assert (len(log.gaps), len(log.colors)) == (log.gap_ends[-1], log.color_ends[-1])
+        np.testing.assert_array_equal(decoded(screen, log, range(first, last + 1)), frames[first : last + 1])
+
+
+@given(frames=sequences(), data=st.data())
 @settings(max_examples=50, deadline=None)
 def test_rows_hold_what_changed_and_nothing_else(frames: Frames, data: st.DataObject) -> None:
     encoder = ScreenEncoder(frames[0].shape, data.draw(st.integers(1, 4)))

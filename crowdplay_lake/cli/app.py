@@ -61,9 +61,9 @@ def common(
 
 def main() -> None:
     """Run the command: errors in one line on stderr and exit status 1; the traceback only with --verbose."""
-    from . import annotating, commands, ingesting, maintenance, training
+    from . import annotating, caching, commands, ingesting, maintenance, training
 
-    del annotating, commands, ingesting, maintenance, training
+    del annotating, caching, commands, ingesting, maintenance, training
     try:
         app()
     except BrokenPipeError:

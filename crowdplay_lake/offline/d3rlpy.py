@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from functools import partial
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,18 +16,19 @@ import numpy.typing as npt
 
 from ..episode import DEFAULT_AGENT, Episode
 from ..errors import InvalidArgument, MissingExtra
-from ..executors import in_order
 from ..observations import ObservationParameters
+from .lazy import MEMORY, LazyObservations
+from .mapped import map_observations
 from .selection import Selection, select
-from .transitions import ControlledBy, Conversion, Rewards, Segment
+from .stream import stream
+from .transitions import ControlledBy, Conversion, Rewards
 
 if TYPE_CHECKING:
     from d3rlpy.dataset import MDPDataset, ReplayBuffer
 
-__all__ = ["dump", "load", "to_mdp_dataset"]
+    from .lazy_dataset import LazyDataset
 
-# Episodes that an executor makes the observations of ahead of the one that is wanted next.
-_AHEAD = 32
+__all__ = ["dump", "load", "to_lazy_dataset", "to_mdp_dataset"]
 
 
 def to_mdp_dataset(
@@ -43,6 +44,7 @@ def to_mdp_dataset(
     max_n: int = 2,
     warp_width: int = 84,
     warp_height: int = 84,
+    memory_map: str | PathLike[str] | None = None,
     progress: bool = False,
     executor: Executor | None = None,
 ) -> MDPDataset:
@@ -57,21 +59,21 @@ def to_mdp_dataset(
     different action sets are trained on together only where it is given. ``executor``: who makes the observations, as
     in an ingest; on threads, too, each uses a core of its own. The dataset is the same.
 
+    ``memory_map``: a folder to keep the observations in, instead of memory, or "auto" for one in the cache folder. It
+    is made once and mapped by every later call for the same steps of the same commit; who was stopped while making it
+    goes on. `crowdplay-lake cache` lists and removes those in the cache folder.
+
     >>> dataset = to_mdp_dataset(lake.episodes("game = 'space_invaders' AND score >= 50"))   # doctest: +SKIP
 
-    Raises InvalidArgument for an empty selection or mixed action sets, UnknownAgent, NoTrajectory, MissingExtra,
-    WorkersLost.
+    Raises InvalidArgument for an empty selection or mixed action sets, or where ``memory_map`` holds another map;
+    CannotWrite where its disk has too little room; UnknownAgent, NoTrajectory, MissingExtra, WorkersLost.
     """
-    trainer = _d3rlpy()
-    if n_frames < 1:
-        raise InvalidArgument(f"n_frames must be at least 1, not {n_frames}")
+    trainer = _d3rlpy(n_frames)
     conversion = Conversion(agent, downsample_frequency, downsample_offset, rewards, controlled_by)
     selection = select(episodes, conversion, action_size)
-    parameters = ObservationParameters(
-        framestack_axis_first=True, max_n=max_n, stack_n=1, warp_width=warp_width, warp_height=warp_height
-    )
+    parameters = _single(max_n, warp_width, warp_height)
     return trainer.MDPDataset(
-        _observations(selection, parameters, progress, executor),
+        _observations(selection, parameters, memory_map, progress, executor),
         selection.actions[:, None],
         selection.rewards[:, None],
         selection.terminals.astype(np.float32),
@@ -81,8 +83,56 @@ def to_mdp_dataset(
     )
 
 
-def _d3rlpy() -> ModuleType:
+def to_lazy_dataset(
+    episodes: Iterable[Episode],
+    agent: str = DEFAULT_AGENT,
+    downsample_frequency: int = 4,
+    rewards: Rewards = "following",
+    controlled_by: ControlledBy | None = None,
+    *,
+    downsample_offset: int = 0,
+    n_frames: int = 4,
+    action_size: int | None = None,
+    max_n: int = 2,
+    warp_width: int = 84,
+    warp_height: int = 84,
+    shuffle_buffer: int = 0,
+    prefetch: int = 2,
+    seed: int | None = None,
+    memory: int = MEMORY,
+) -> LazyDataset:
+    """The transitions of `to_mdp_dataset`, index for index, with observations that are made when they are sampled.
+
+    For who has neither the memory nor the disk. ``shuffle_buffer``: 0 samples uniformly; else from so many transitions
+    that are read in runs, in a random order: faster, and only nearly uniform. ``prefetch``: batches that a thread makes
+    ahead. ``seed``, ``memory``: see `lazy_dataset.Feeding`.
+
+    >>> with to_lazy_dataset(lake.episodes(), shuffle_buffer=5000) as dataset:       # doctest: +SKIP
+    ...     algorithm.fit(dataset, n_steps=100_000)
+
+    Raises what `to_mdp_dataset` raises.
+    """
+    trainer = _d3rlpy(n_frames)
+    from .lazy_dataset import Feeding, LazyDataset
+
+    feeding = Feeding(shuffle_buffer, prefetch, seed, memory)
+    conversion = Conversion(agent, downsample_frequency, downsample_offset, rewards, controlled_by)
+    selection = select(episodes, conversion, action_size)
+    observations = LazyObservations(selection, _single(max_n, warp_width, warp_height), memory)
+    return LazyDataset(selection, observations, feeding, n_frames, **_discrete_stacks(trainer, n_frames))
+
+
+def _single(max_n: int, warp_width: int, warp_height: int) -> ObservationParameters:
+    """One screen an observation: d3rlpy stacks them."""
+    return ObservationParameters(
+        framestack_axis_first=True, max_n=max_n, stack_n=1, warp_width=warp_width, warp_height=warp_height
+    )
+
+
+def _d3rlpy(n_frames: int = 1) -> ModuleType:
     """The module d3rlpy.dataset. d3rlpy imports gym, which greets every program with four lines about its successor."""
+    if n_frames < 1:
+        raise InvalidArgument(f"n_frames must be at least 1, not {n_frames}")
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             import d3rlpy.dataset
@@ -104,24 +154,30 @@ def _discrete_stacks(trainer: ModuleType, n_frames: int) -> dict[str, Any]:
 
 
 def _observations(
-    selection: Selection, parameters: ObservationParameters, progress: bool, executor: Executor | None
+    selection: Selection,
+    parameters: ObservationParameters,
+    where: str | PathLike[str] | None,
+    progress: bool,
+    executor: Executor | None,
 ) -> npt.NDArray[np.uint8]:
-    from rich.progress import track
+    """All of them, in memory or mapped from a file."""
+    from rich.progress import Progress
 
-    observations = np.empty((len(selection), 1, parameters.warp_height, parameters.warp_width), np.uint8)
-    start = 0
-    make = partial(_of_segment, selection.conversion.agent, parameters)
-    chosen = selection.segments
-    made = in_order(make, chosen, executor, _AHEAD, "made observations")
-    for segment, images in track(made, "observations", total=len(chosen), disable=not progress):
-        stop = start + len(segment)
-        observations[start:stop] = images
-        start = stop
+    with Progress(disable=not progress) as bar:
+        task = bar.add_task("observations", total=len(selection))
+
+        def tell(done: int) -> None:
+            bar.update(task, completed=done)
+
+        if where is not None:
+            return map_observations(selection, parameters, where, executor, tell)
+        observations = np.empty((len(selection), 1, parameters.warp_height, parameters.warp_width), np.uint8)
+        done = 0
+        for images in stream(selection, parameters, executor):
+            observations[done : done + len(images)] = images
+            done += len(images)
+            tell(done)
     return observations
-
-
-def _of_segment(agent: str, parameters: ObservationParameters, segment: Segment) -> npt.NDArray[np.uint8]:
-    return np.asarray(segment.episode.observations_at(segment.steps, agent, parameters))
 
 
 def dump(dataset: MDPDataset, file: Path) -> None:
