@@ -385,6 +385,16 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(people: Path, tmp_path:
     assert once.equals(twice)
 
 
+def test_observations_in_a_memory_map_are_the_same(people: Path, a_run: Path, tmp_path: Path) -> None:
+    schedule = training.Schedule(2, 2, memory_map=str(tmp_path / "maps"))
+    for runs in ("a", "b"):
+        folder = training.train(training.plan_run(people, TINY), tmp_path / runs, OnePlayerConsole, schedule)
+        expected = results.read(a_run).head(1).drop("seconds")
+        assert results.read(folder).drop("seconds").equals(expected)
+    # One of what is learned from, one of what is held out; made once.
+    assert len(list((tmp_path / "maps").iterdir())) == 2
+
+
 def test_a_run_that_died_between_checkpoint_and_results_goes_on(people: Path, a_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / a_run.name
     shutil.copytree(a_run, folder)

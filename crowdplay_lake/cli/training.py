@@ -71,6 +71,10 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Decisions a step learns from.", min=1)] = 256,
     device: Annotated[str, typer.Option(help="cpu, or a GPU such as cuda:0.")] = "cpu",
     keep: Annotated[int, typer.Option(help="Checkpoints that stay: the last ones, and the best.", min=1)] = 3,
+    memory_map: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|auto", help="Keep observations in files there, which runs share; else in memory."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with runs that were begun in RUNS.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained on, and stop.")] = False,
     output: OutputOption = Output.TEXT,
@@ -92,7 +96,7 @@ def train(
         for name in _listed("--algorithm", algorithm)
         for number in _seeds(seed)
     ]
-    schedule = Schedule(steps, eval_every, device, keep)
+    schedule = Schedule(steps, eval_every, device, keep, memory_map)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             plans = _plans(lake, runs, options, resume)

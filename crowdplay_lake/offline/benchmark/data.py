@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,9 @@ import numpy.typing as npt
 from ...episode import Episode
 from ...errors import UnknownName
 from ...observations import ObservationParameters
+from ..mapped import AUTO, describe, map_observations
 from ..selection import Selection, select
+from ..stream import stream
 from ..transitions import Conversion
 from .algorithms import d3rlpy_library
 
@@ -87,19 +90,30 @@ class Dataset:
 
 
 def make_dataset(
-    episodes: Sequence[Episode], decisions: Decisions, action_size: int | None = None, tell: Tell | None = None
+    episodes: Sequence[Episode],
+    decisions: Decisions,
+    action_size: int | None = None,
+    memory_map: str | None = None,
+    tell: Tell | None = None,
 ) -> Dataset:
     """The decisions of ``episodes``, with one image each, uint8 (1, 84, 84); they are stacked when they are sampled.
 
-    Raises InvalidArgument for no episodes, and for games of different actions.
+    ``memory_map``: a folder to keep the images in instead of memory, where every run of the same episodes finds them,
+    or "auto" for the cache folder. Raises InvalidArgument for no episodes, and for games of different actions.
     """
     d3rlpy = d3rlpy_library()
     selections = [
         select(episodes, Conversion(downsample_frequency=decisions.every, downsample_offset=offset), action_size)
         for offset in decisions.offsets
     ]
+    made = [
+        d3rlpy.dataset.Episode(
+            images[start:stop], selection.actions[start:stop, None], selection.rewards[start:stop, None], terminal
+        )
+        for selection, images in _with_images(selections, memory_map, tell)
+        for start, stop, terminal in _bounds(selection)
+    ]
     actions = max(selection.action_size for selection in selections)
-    made = list(_d3rlpy_episodes(d3rlpy, selections, tell))
     buffer = d3rlpy.dataset.ReplayBuffer(
         d3rlpy.dataset.InfiniteBuffer(),
         episodes=made,
@@ -115,23 +129,36 @@ def make_dataset(
     return Dataset(buffer, actions, len(episodes), sum(map(len, selections)))
 
 
-def _d3rlpy_episodes(d3rlpy: Any, selections: Sequence[Selection], tell: Tell | None) -> Iterator[EpisodeBase]:
-    total = sum(len(selection.segments) for selection in selections)
-    done = 0
+def _bounds(selection: Selection) -> Iterator[tuple[int, int, bool]]:
+    """(first step, the one after the last, whether the game ended) of each segment."""
+    ends = selection.ends.tolist()
+    yield from zip([0, *ends[:-1]], ends, [segment.terminal for segment in selection.segments], strict=True)
+
+
+def _with_images(
+    selections: Sequence[Selection], memory_map: str | None, tell: Tell | None
+) -> Iterator[tuple[Selection, npt.NDArray[np.uint8]]]:
+    """Each selection with the images of its steps, uint8 (n, 1, 84, 84)."""
+    total = sum(map(len, selections))
+    before = 0
+
+    def told(done: int) -> None:
+        if tell is not None:
+            tell("observations", before + done, total)
+
     for selection in selections:
-        start = 0
-        for segment, stop in zip(selection.segments, selection.ends.tolist(), strict=True):
-            images = segment.episode.observations_at(segment.steps, selection.conversion.agent, IMAGE)
-            yield d3rlpy.dataset.Episode(
-                np.asarray(images),
-                selection.actions[start:stop, None],
-                selection.rewards[start:stop, None],
-                segment.terminal,
-            )
-            start = stop
-            done += 1
-            if tell is not None:
-                tell("observations", done, total)
+        if memory_map is None:
+            images = np.empty((len(selection), 1, IMAGE.warp_height, IMAGE.warp_width), np.uint8)
+            done = 0
+            for run in stream(selection, IMAGE, None):
+                images[done : done + len(run)] = run
+                done += len(run)
+                told(done)
+        else:
+            where = memory_map if memory_map == AUTO else Path(memory_map) / describe(selection, IMAGE).key
+            images = map_observations(selection, IMAGE, where, tell=told)
+        yield selection, images
+        before += len(selection)
 
 
 class SpacedFrames:

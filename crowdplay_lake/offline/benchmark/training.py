@@ -77,6 +77,7 @@ class Schedule:
     eval_every: int = 2_500  # CrowdPlay: 1,000
     device: str = "cpu"
     keep: int = 3  # checkpoints: the last ones, and the best
+    memory_map: str | None = None  # a folder for observations, or "auto"; None: in memory
 
     def __post_init__(self) -> None:
         for name in ("steps", "eval_every", "keep"):
@@ -207,10 +208,11 @@ class _Run:
         self._schedule = schedule
         self._tell = tell
         self._decisions = conversion_named(options.conversion)
-        self.data: Dataset = make_dataset(plan.train, self._decisions, tell=tell)
+        where = schedule.memory_map
+        self.data: Dataset = make_dataset(plan.train, self._decisions, None, where, tell)
         # The same decisions as in play, without copies.
         held_out = conversion_named("every_step" if self._decisions.every == 1 else "downsample")
-        self._test = make_dataset(plan.test, held_out, self.data.action_size, tell) if plan.test else None
+        self._test = make_dataset(plan.test, held_out, self.data.action_size, where, tell) if plan.test else None
         d3rlpy_library().seed(options.seed)
         self.algorithm = make_algorithm(
             options.algorithm, OBSERVATION_SHAPE, self.data.action_size, options.batch_size, schedule.device
