@@ -32,6 +32,7 @@ APP = whole_app()
 COMMANDS = [
     *("record", "ingest", "info", "schema", "sql", "export", "annotate", "statistics"),
     *("verify", "log", "compact", "vacuum", "remove"),
+    *("train", "rollout"),
 ]
 # Commands that have commands.
 GROUPS = {"cache": ["list", "remove"]}
