@@ -41,6 +41,7 @@ BEGIN = "<!-- measured: python -m benchmarks.feeding --write -->\n"
 BATCH = 256
 FREQUENCY = 4
 MOST = 2 << 30
+LARGE = 900_000
 MEMORY, MAP = "in memory", "memory map"
 UNIFORM, SHUFFLED = "lazily, uniform", "lazily, shuffle buffer"
 
@@ -232,7 +233,8 @@ def report(fed: Mapping[str, Fed], options: argparse.Namespace, steps: int) -> R
         if one.way.target:
             met = "met" if ratio >= one.way.target else "missed"
             told.append(f"{name}: {ratio:.2f} of the speed in memory (target: {one.way.target:.2f}, {met}).")
-    for name in (UNIFORM, SHUFFLED):
+    # Of a small dataset a buffer and a batch are no small part.
+    for name in (UNIFORM, SHUFFLED) if base.transitions >= LARGE else ():
         share = fed[name].memory[0] / observations
         told.append(f"{name}: {share:.3f} of the memory (target: 0.05, {'met' if share <= 0.05 else 'missed'}).")
     for name, one in fed.items():
