@@ -37,7 +37,9 @@ def check_target(target: Path | str, is_folder: bool, overwrite: bool, marks: tu
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty:
         if not overwrite:
-            raise InvalidArgument(f"{target}: is there already; name another, or say that it may be overwritten")
+            raise InvalidArgument(
+                f"{target}: is there already; name another, or replace it with --overwrite (overwrite=True)"
+            )
         if is_folder and not all((path / mark).exists() for mark in marks):
             raise InvalidArgument(f"{target}: is a folder, and no such export: it is not overwritten, name another")
     return path
@@ -55,8 +57,8 @@ def require_room(target: Path, size: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < size + HELD_BACK:
         raise CannotWrite(
-            f"{target}: no space is left on that disk, {free >> 20} MiB; free some, or write it elsewhere. "
-            "Nothing was left behind"
+            f"{target}: no space is left on that disk for {size / 1e6:,.0f} MB more, {free / 1e6:,.0f} MB are free; "
+            "free some, or write it elsewhere. Nothing was left behind"
         )
 
 
