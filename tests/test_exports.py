@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from crowdplay_lake import Episode, Lake
@@ -268,6 +270,39 @@ def test_the_second_player_split_where_control_changes_hands(lake: Lake, tmp_pat
     check(read, lake, found, SECOND, "processed")
     assert set(read.arrays["user_type"]) == {{"human": 1, "ai": 2}[kind]}
     assert (read.about["rewards"], read.about["controlled_by"]) == ("crowdplay", kind)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    frequency=st.integers(1, 60),
+    offset=st.integers(0, 59),
+    block_images=st.integers(1, 50),
+    slab_steps=st.integers(1, 50),
+    kind=st.sampled_from(["processed", "raw"]),
+)
+def test_whatever_the_blocks_they_are_the_same(
+    small_lake: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    frequency: int,
+    offset: int,
+    block_images: int,
+    slab_steps: int,
+    kind: Any,
+) -> None:
+    episodes = Lake(small_lake).episodes("game = 'breakout'")[:1]
+    conversion = Conversion(downsample_frequency=frequency, downsample_offset=offset % frequency)
+    monkeypatch.setattr(content, "SLAB_STEPS", slab_steps)
+    planned = content.plan(episodes, conversion, kind)
+    monkeypatch.setattr(content, "BLOCK_BYTES", block_images * int(np.prod(planned.observation_shape)))
+    (exported,) = planned.episodes()
+    blocks = list(exported.blocks())
+    assert [block.start for block in blocks] == np.cumsum([0, *map(len, blocks[:-1])]).tolist()
+    assert max(map(len, blocks)) <= block_images
+    for name, array in expected_arrays([exported.segment], FIRST, kind).items():
+        np.testing.assert_array_equal(np.concatenate([block[name] for block in blocks]), array)
+        assert {block[name].dtype for block in blocks} == {
+            column.dtype for column in planned.columns if column.name == name
+        }
 
 
 # What is particular to a format
@@ -543,6 +578,19 @@ def test_an_export_is_replaced_when_it_is_whole_only(
     export(Lake(lake.path).episodes("game = 'breakout'"), target, to, overwrite=True)
     assert [path.name for path in target.parent.iterdir()] == [target.name]
     assert len(READERS[to](target).episodes) == len(episodes)
+
+
+def test_a_folder_that_was_being_replaced_is_there_again(small_lake: Path, tmp_path: Path) -> None:
+    episodes = Lake(small_lake).episodes("game = 'breakout'")
+    path = export(episodes, tmp_path / "x-v0", "minari").path
+    # Killed when the old one had lost its name, and the new one had none yet.
+    path.rename(tmp_path / ".x-v0.replaced")
+    with pytest.raises(InvalidArgument, match="is there already"):
+        export(episodes, path, "minari")
+    assert len(minari.MinariDataset(path / "data")) == len(episodes)
+    export(episodes[:1], path, "minari", overwrite=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["x-v0"]
+    assert len(minari.MinariDataset(path / "data")) == 1
 
 
 def test_progress_goes_to_the_end(lake: Lake, tmp_path: Path) -> None:

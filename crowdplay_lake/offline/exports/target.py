@@ -28,6 +28,9 @@ def check_target(target: Path | str, is_folder: bool, overwrite: bool, marks: tu
     path = as_path(target)
     if not isinstance(path, Path):
         raise InvalidArgument(f"{target}: an export is written to a disk; write it here and copy it there")
+    if _aside(path).is_dir() and not path.exists():
+        # Somebody was killed between two names.
+        _aside(path).rename(path)
     if path.is_dir() and not is_folder:
         raise InvalidArgument(f"{target}: is a folder; name a file in it")
     if path.exists() and is_folder and not path.is_dir():
@@ -89,7 +92,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 def _replace(unfinished: Path, target: Path) -> None:
     if target.is_dir():
         # A folder takes no other's place at once: it steps aside first.
-        aside = target.with_name(f".{target.name}.replaced")
+        aside = _aside(target)
         _remove(aside)
         target.rename(aside)
         unfinished.rename(target)
@@ -97,6 +100,11 @@ def _replace(unfinished: Path, target: Path) -> None:
     else:
         unfinished.replace(target)
     sync([target.parent])
+
+
+def _aside(target: Path) -> Path:
+    """Where a folder that is replaced lies meanwhile."""
+    return target.with_name(f".{target.name}.replaced")
 
 
 def _remove(path: Path) -> None:
