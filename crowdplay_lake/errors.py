@@ -7,6 +7,7 @@
     ├── InvalidArgument (ValueError)     an argument that cannot mean anything here
     ├── UnknownName (LookupError)        no such thing; names the nearest that exist
     │   ├── UnknownAgent
+    │   ├── UnknownAlgorithm
     │   ├── UnknownColumn
     │   ├── UnknownDataset
     │   ├── UnknownEnvironment
@@ -17,7 +18,8 @@
     │   ├── UnknownParticipant
     │   ├── UnknownPath
     │   ├── UnknownStatistic
-    │   └── UnknownTable
+    │   ├── UnknownTable
+    │   └── UnknownTask
     ├── InvalidLake                      the path holds no lake, or a broken or newer one
     ├── LakeBusy                         somebody else is writing
     ├── MissingExtra (ImportError)       an optional library is not installed
@@ -53,6 +55,7 @@ __all__ = [
     "QueryNotAllowed",
     "RawDataError",
     "UnknownAgent",
+    "UnknownAlgorithm",
     "UnknownColumn",
     "UnknownDataset",
     "UnknownEnvironment",
@@ -65,6 +68,7 @@ __all__ = [
     "UnknownPath",
     "UnknownStatistic",
     "UnknownTable",
+    "UnknownTask",
     "UnsafePickle",
     "UnsupportedTrajectory",
     "WorkersLost",
@@ -140,6 +144,12 @@ class UnknownAgent(UnknownName):
     kind = "agent"
 
 
+class UnknownAlgorithm(UnknownName):
+    """The benchmark has no such algorithm."""
+
+    kind = "algorithm"
+
+
 class UnknownColumn(UnknownName):
     """The query names a column that no table has."""
 
@@ -211,6 +221,12 @@ class UnknownTable(UnknownName):
     """The lake has no such table."""
 
     kind = "table"
+
+
+class UnknownTask(UnknownName):
+    """The benchmark has no such task."""
+
+    kind = "task"
 
 
 class InvalidLake(CrowdPlayLakeError):

@@ -89,6 +89,7 @@ ONLY_IN = {
     "ale_py": ("crowdplay_ingest",),
     "multi_agent_ale_py": ("crowdplay_ingest",),
     "typer": ("crowdplay_lake.cli",),
+    "matplotlib": ("crowdplay_lake.offline.benchmark.results",),
     "pandas": ("crowdplay_lake.query",),
     "cv2": (),
     # A forked process has another one read and write Delta's logs.
@@ -136,7 +137,7 @@ def test_the_command_is_imported_by_nobody() -> None:
 
 def test_the_trainers_are_imported_only_when_asked_for() -> None:
     users = {m for m in importers("crowdplay_lake.offline") if not within(m, "crowdplay_lake.offline")}
-    assert users <= {"crowdplay_lake.cli.caching", "crowdplay_lake.cli.exporting"}
+    assert users <= {f"crowdplay_lake.cli.{name}" for name in ("caching", "exporting", "training")}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -227,6 +228,13 @@ MISSING = [
         )
         for library, to in {"minari": "minari", "h5py": "hdf5", "datasets": "huggingface", "d3rlpy": "d3rlpy"}.items()
     ),
+    (
+        "d3rlpy",
+        "from crowdplay_lake.offline.benchmark.algorithms import make_algorithm; "
+        "make_algorithm('BC', (4, 84, 84), 4, 8, 'cpu')",
+        "train",
+    ),
+    ("matplotlib", "from crowdplay_lake.offline.benchmark.results import require_plotting as r; r()", "train"),
     (
         "pandas",
         "import pyarrow as pa; from crowdplay_lake import QueryResult; QueryResult(pa.table({})).df()",

@@ -23,15 +23,16 @@ from typer.testing import CliRunner
 
 from crowdplay_ingest.pipeline import IngestSummary
 from crowdplay_lake import Lake
-from crowdplay_lake.cli import annotating, caching, commands, exporting, ingesting, main, maintenance
+from crowdplay_lake.cli import exporting, main
+from crowdplay_lake.cli.app import whole_app
 from crowdplay_lake.errors import InvalidArgument
 from crowdplay_lake.schema import TABLES
 
-# Each enters its commands when it is imported, as `main` does.
-MODULES = (annotating, caching, commands, exporting, ingesting, maintenance)
+APP = whole_app()
 COMMANDS = [
     *("record", "ingest", "info", "schema", "sql", "export", "annotate", "statistics"),
     *("verify", "log", "compact", "vacuum", "remove"),
+    *("train", "rollout"),
 ]
 # Commands that have commands.
 GROUPS = {"cache": ["list", "remove"]}
@@ -47,7 +48,7 @@ def shell(*arguments: str | Path, stdin: str | None = None) -> subprocess.Comple
 
 def invoke(*arguments: str | Path) -> Any:
     """The command in this process: for what needs no process of its own."""
-    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(commands.app, list(map(str, arguments)))
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(APP, list(map(str, arguments)))
 
 
 def run(*arguments: str | Path) -> str:
@@ -78,10 +79,10 @@ def test_every_help_ends_with_an_example(command: str) -> None:
 def test_the_commands_are_those() -> None:
     text = run("--help")
     assert text.strip().splitlines()[-1].strip().startswith("Example: crowdplay-lake ")
-    assert sorted(
-        command.callback.__name__ for command in commands.app.registered_commands if command.callback
-    ) == sorted(COMMANDS)
-    assert {group.name for group in commands.app.registered_groups} == set(GROUPS)
+    assert sorted(command.callback.__name__ for command in APP.registered_commands if command.callback) == sorted(
+        COMMANDS
+    )
+    assert {group.name for group in APP.registered_groups} == set(GROUPS)
     for command in (*COMMANDS, *GROUPS):
         assert command in text
 
