@@ -272,7 +272,7 @@ def test_the_second_player_split_where_control_changes_hands(lake: Lake, tmp_pat
     assert (read.about["rewards"], read.about["controlled_by"]) == ("crowdplay", kind)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     frequency=st.integers(1, 60),
     offset=st.integers(0, 59),
