@@ -226,7 +226,7 @@ MISSING = [
             f"from crowdplay_lake.offline.exports import export; export([], 'unused-v0', {to!r})",
             to,
         )
-        for library, to in {"minari": "minari", "h5py": "hdf5", "datasets": "huggingface"}.items()
+        for library, to in {"minari": "minari", "h5py": "hdf5", "datasets": "huggingface", "d3rlpy": "d3rlpy"}.items()
     ),
     (
         "d3rlpy",

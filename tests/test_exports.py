@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from crowdplay_lake import Episode, Lake
@@ -222,7 +224,7 @@ def done(lake: Lake, conversion: Conversion, episodes: Sequence[Episode]) -> lis
     return list(segments(episodes, conversion))
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", READERS)
 @pytest.mark.usefixtures("datasets")
 def test_all_games_come_back_to_the_byte(lake: Lake, tmp_path: Path, to: str) -> None:
     found = done(lake, Conversion(), lake.episodes())
@@ -238,7 +240,7 @@ def test_all_games_come_back_to_the_byte(lake: Lake, tmp_path: Path, to: str) ->
     check(READERS[to](summary.path), lake, found, FIRST, "processed")
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", READERS)
 @pytest.mark.usefixtures("datasets")
 def test_raw_frames_and_ram_of_every_step(lake: Lake, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In many small blocks and slabs, as of long episodes."""
@@ -252,7 +254,7 @@ def test_raw_frames_and_ram_of_every_step(lake: Lake, tmp_path: Path, to: str, m
     check(READERS[to](tmp_path / NAMES[to]), lake, found, FIRST, "raw")
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", READERS)
 @pytest.mark.parametrize("kind", ["human", "ai"])
 @pytest.mark.usefixtures("datasets")
 def test_the_second_player_split_where_control_changes_hands(lake: Lake, tmp_path: Path, to: str, kind: Any) -> None:
@@ -270,7 +272,70 @@ def test_the_second_player_split_where_control_changes_hands(lake: Lake, tmp_pat
     assert (read.about["rewards"], read.about["controlled_by"]) == ("crowdplay", kind)
 
 
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    frequency=st.integers(1, 60),
+    offset=st.integers(0, 59),
+    block_images=st.integers(1, 50),
+    slab_steps=st.integers(1, 50),
+    kind=st.sampled_from(["processed", "raw"]),
+)
+def test_whatever_the_blocks_they_are_the_same(
+    small_lake: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    frequency: int,
+    offset: int,
+    block_images: int,
+    slab_steps: int,
+    kind: Any,
+) -> None:
+    episodes = Lake(small_lake).episodes("game = 'breakout'")[:1]
+    conversion = Conversion(downsample_frequency=frequency, downsample_offset=offset % frequency)
+    monkeypatch.setattr(content, "SLAB_STEPS", slab_steps)
+    planned = content.plan(episodes, conversion, kind)
+    monkeypatch.setattr(content, "BLOCK_BYTES", block_images * int(np.prod(planned.observation_shape)))
+    (exported,) = planned.episodes()
+    blocks = list(exported.blocks())
+    assert [block.start for block in blocks] == np.cumsum([0, *map(len, blocks[:-1])]).tolist()
+    assert max(map(len, blocks)) <= block_images
+    for name, array in expected_arrays([exported.segment], FIRST, kind).items():
+        np.testing.assert_array_equal(np.concatenate([block[name] for block in blocks]), array)
+        assert {block[name].dtype for block in blocks} == {
+            column.dtype for column in planned.columns if column.name == name
+        }
+
+
 # What is particular to a format
+
+
+@pytest.mark.slow
+def test_d3rlpys_file_is_that_of_its_own_dataset(lake: Lake, tmp_path: Path) -> None:
+    d3rlpy = pytest.importorskip("d3rlpy")
+    from crowdplay_lake.offline.d3rlpy import dump, load, to_mdp_dataset
+
+    assert set(FORMATS) == {"d3rlpy", *READERS}
+    made = to_mdp_dataset(lake.episodes(), downsample_frequency=8, action_size=LARGEST)
+    dump(made, tmp_path / "made.h5")
+    conversion = Conversion(downsample_frequency=8)
+    summary = export(lake.episodes(), tmp_path / "exported.h5", "d3rlpy", conversion, action_size=LARGEST)
+    assert (summary.episodes, summary.transitions) == (len(made.episodes), made.transition_count)
+    one, other = load(tmp_path / "made.h5"), load(summary.path)
+    assert other.dataset_info.action_size == LARGEST
+    assert other.sample_transition_batch(2).observations.shape == (2, 4, 84, 84)
+    for mine, theirs in zip(one.episodes, other.episodes, strict=True):
+        for name in ("observations", "actions", "rewards"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+            assert getattr(mine, name).dtype == getattr(theirs, name).dtype
+        assert mine.terminated == theirs.terminated
+    with summary.path.open("rb") as stream:
+        alone = d3rlpy.dataset.ReplayBuffer.load(stream, d3rlpy.dataset.InfiniteBuffer())
+    assert alone.transition_count == made.transition_count
+    with h5py.File(summary.path) as file:
+        records = [loads(text.decode()) for text in file["episodes"]]
+        assert json.loads(file["about"][()])["commit"] == lake.commit
+    episodes = list(lake.episodes())
+    assert [one["episode_id"] for one in records] == [episode.episode_id for episode in episodes]
+    assert [one["keyword_data"]["episode"] for one in records] == [episode.keyword_data for episode in episodes]
 
 
 def test_minari_finds_it_by_its_name_and_loses_nothing(
@@ -481,7 +546,7 @@ def test_steps_without_ram_are_refused_by_raw_observations(lake: Lake, tmp_path:
 # Whole or not at all
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", READERS)
 @pytest.mark.usefixtures("datasets")
 def test_an_export_is_replaced_when_it_is_whole_only(
     small_lake: Path, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
@@ -515,6 +580,19 @@ def test_an_export_is_replaced_when_it_is_whole_only(
     assert len(READERS[to](target).episodes) == len(episodes)
 
 
+def test_a_folder_that_was_being_replaced_is_there_again(small_lake: Path, tmp_path: Path) -> None:
+    episodes = Lake(small_lake).episodes("game = 'breakout'")
+    path = export(episodes, tmp_path / "x-v0", "minari").path
+    # Killed when the old one had lost its name, and the new one had none yet.
+    path.rename(tmp_path / ".x-v0.replaced")
+    with pytest.raises(InvalidArgument, match="is there already"):
+        export(episodes, path, "minari")
+    assert len(minari.MinariDataset(path / "data")) == len(episodes)
+    export(episodes[:1], path, "minari", overwrite=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["x-v0"]
+    assert len(minari.MinariDataset(path / "data")) == 1
+
+
 def test_progress_goes_to_the_end(lake: Lake, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     episodes = lake.episodes("game = 'breakout'")
@@ -537,7 +615,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", READERS)
 @pytest.mark.usefixtures("datasets")
 def test_a_disk_that_fills_up(
     small_lake: Path, disk: Path, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
@@ -556,6 +634,18 @@ def test_a_disk_that_fills_up(
         export(episodes, disk / NAMES[to], to, Conversion(downsample_frequency=1), "raw", progress=fill)
     assert 30 < told[-1] < 60
     assert [path.name for path in disk.iterdir()] == ["theirs"]
+
+
+@pytest.mark.slow
+def test_too_small_a_disk_is_told_before_the_work_where_that_is_known(lake: Lake, disk: Path) -> None:
+    pytest.importorskip("d3rlpy")
+    done: list[int] = []
+    with pytest.raises(CannotWrite, match=r"for 1\d MB more, 8 MB are free"):
+        export(
+            lake.episodes(), disk / "x.h5", "d3rlpy", action_size=LARGEST, progress=lambda _, n, total: done.append(n)
+        )
+    assert done == []
+    assert list(disk.iterdir()) == []
 
 
 def test_a_disk_that_is_full_to_the_last_byte(disk: Path) -> None:
@@ -606,13 +696,13 @@ for to in formats:
 def test_memory_does_not_grow_with_the_export(lake: Lake, tmp_path: Path) -> None:
     if not Path("/proc/self/status").is_file():
         pytest.skip("memory is told by /proc")
-    command = [sys.executable, "-c", GROWTH, str(lake.path), str(tmp_path), *FORMATS]
+    command = [sys.executable, "-c", GROWTH, str(lake.path), str(tmp_path), *READERS]
     ran = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False
     )
     assert ran.returncode == 0, ran.stderr
     told = [line.split() for line in ran.stdout.splitlines()]
-    assert [to for to, *_ in told] == list(FORMATS)
+    assert [to for to, *_ in told] == list(READERS)
     for to, exported, grown in told:
         assert int(exported) > 200 << 20
         assert int(grown) < 100 << 20, f"{to}: {int(grown) >> 20} MiB more for {int(exported) >> 20} MiB"

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..errors import InvalidArgument
 from .app import LakeArgument, OutputOption, app
 from .output import Output, human_bytes, print_json, stderr, stdout
 from .progress import StagesBar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ..lake import Episodes
-    from ..offline.transitions import Conversion
-
 __all__ = ["Observed", "To"]
 
 INTERRUPTED = 130
-IMAGE_BYTES = 84 * 84
 
 
 class To(StrEnum):
@@ -79,6 +69,7 @@ def export(
     folder for minari is named as its dataset, such as ~/.minari/datasets/crowdplay/breakout-v0.
     """
     from ..lake import Lake
+    from ..offline.exports import export as write
     from ..offline.transitions import Conversion
 
     if downsample_frequency is None:
@@ -90,59 +81,23 @@ def export(
         controlled_by=controlled_by,  # type: ignore[arg-type]
     )
     try:
-        if to is To.D3RLPY:
-            if observations is Observed.RAW:
-                raise InvalidArgument("--to d3rlpy takes processed observations; choose another format for raw ones")
-            told, how = _to_d3rlpy(file, lambda: Lake(lake).episodes(where), conversion, action_size, overwrite)
-        else:
-            from ..offline.exports import export as write
-
-            with StagesBar() as bar:
-                summary = write(
-                    Lake(lake).episodes(where),
-                    file,
-                    to.value,
-                    conversion,
-                    observations.value,
-                    action_size=action_size,
-                    overwrite=overwrite,
-                    progress=bar.tell,
-                )
-            told = {"episodes": summary.episodes, "decisions": summary.decisions, "bytes": summary.bytes}
-            how = summary.reading
+        with StagesBar() as bar:
+            summary = write(
+                Lake(lake).episodes(where),
+                file,
+                to.value,
+                conversion,
+                observations.value,
+                action_size=action_size,
+                overwrite=overwrite,
+                progress=bar.tell,
+            )
     except KeyboardInterrupt:
         stderr.print("interrupted: nothing was written")
         raise typer.Exit(INTERRUPTED) from None
     if output is Output.JSON:
-        print_json({"file": file, **told, "reading": how})
+        print_json({("file" if key == "path" else key): value for key, value in vars(summary).items()})
     else:
-        counts = [f"{count:,} {name}" for name, count in told.items() if name != "bytes"]
-        stdout.print(f"{file}: {', '.join(counts)}, {human_bytes(told['bytes'])}", markup=False, soft_wrap=True)
-        stdout.print(f"read it with {how}", markup=False, soft_wrap=True)
-
-
-def _to_d3rlpy(
-    file: Path, episodes: Callable[[], Episodes], conversion: Conversion, action_size: int | None, overwrite: bool
-) -> tuple[dict[str, int], str]:
-    """(what was written, how it is read)."""
-    from ..offline.d3rlpy import dump, to_mdp_dataset
-    from ..offline.exports import check_target, require_room, written_whole
-
-    path = check_target(file, is_folder=False, overwrite=overwrite)
-    # d3rlpy logs on stdout, where this command's result goes.
-    with contextlib.redirect_stdout(sys.stderr):
-        dataset = to_mdp_dataset(
-            episodes(),
-            conversion.agent,
-            conversion.downsample_frequency,
-            conversion.rewards,
-            conversion.controlled_by,
-            action_size=action_size,
-            progress=stderr.is_terminal,
-        )
-        # It is stored as it is, an image after the other.
-        require_room(path, dataset.transition_count * IMAGE_BYTES)
-        with written_whole(path) as unfinished:
-            dump(dataset, unfinished)
-    counts = {"episodes": len(dataset.episodes), "transitions": int(dataset.transition_count)}
-    return {**counts, "bytes": path.stat().st_size}, f"crowdplay_lake.offline.d3rlpy.load({str(path)!r})"
+        counts = f"{summary.episodes:,} episodes, {summary.decisions:,} decisions"
+        stdout.print(f"{file}: {counts}, {human_bytes(summary.bytes)}", markup=False, soft_wrap=True)
+        stdout.print(f"read it with {summary.reading}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Datasets in other tools' formats, written as a stream: Minari, NumPy, HDF5, Hugging Face.
+"""Datasets in other tools' formats, written as a stream: d3rlpy, Minari, NumPy, HDF5, Hugging Face.
 
 What every one of them holds is in `content`; a module a format says how it lies there (docs/exports.md).
 """
@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from ...episode import Episode
-from ...errors import UnknownFormat
+from ...errors import InvalidArgument, UnknownFormat
 from ...storage import AnyPath, as_path, files_below
+from ..d3rlpy import library as d3rlpy_library
 from ..transitions import Conversion
-from . import hdf5, huggingface, minari, npz
+from . import d3rlpy, hdf5, huggingface, minari, npz
 from .content import Content, Kind, Progress, plan
 from .target import check_target, require_room, written_whole
 
-__all__ = ["FORMATS", "ExportSummary", "Format", "check_target", "export", "require_room", "written_whole"]
+__all__ = ["FORMATS", "ExportSummary", "Format", "export", "written_whole"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,17 @@ class Format:
     marks: tuple[str, ...] = ()
     # Raises what must be said before any work: a missing extra, a name that will not do.
     check: Callable[[AnyPath], object] = lambda path: None
+    # Whether it holds raw observations, too.
+    takes_raw: bool = True
 
 
 FORMATS: dict[str, Format] = {
+    "d3rlpy": Format(
+        lambda content, path, _: d3rlpy.write(content, path),
+        lambda path: f"crowdplay_lake.offline.d3rlpy.load({str(path)!r})",
+        check=lambda _: d3rlpy_library(),
+        takes_raw=False,
+    ),
     "minari": Format(
         minari.write,
         minari.reading,
@@ -66,6 +75,7 @@ class ExportSummary:
     path: Path
     episodes: int  # of the trainer: an episode of the lake may be several, or none
     decisions: int
+    transitions: int  # decisions whose outcome is known: all but those that a timeout follows
     bytes: int
     reading: str  # how it is read
 
@@ -81,7 +91,7 @@ def export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportSummary:
-    """Write ``episodes`` to ``target`` as ``to``: "minari", "npz", "hdf5" or "huggingface"; whole or not at all.
+    """Write ``episodes`` to ``target`` as ``to``, one of `FORMATS`: whole or not at all.
 
     ``observations``: "processed" is one 84 x 84 image a decision, uint8, which the trainer stacks; "raw" the RGB frame
     and the RAM. Episodes, rewards and decisions are those of `Conversion`; with raw observations and
@@ -91,7 +101,7 @@ def export(
     Memory does not grow with the export: the episodes are gone through twice, once for their numbers.
 
     >>> export(lake.episodes("game = 'breakout'"), "breakout.npz", "npz")                        # doctest: +SKIP
-    ExportSummary(path=PosixPath('/data/breakout.npz'), episodes=12, decisions=8214, bytes=1502233, …)
+    ExportSummary(path=PosixPath('/data/breakout.npz'), episodes=12, decisions=8214, …)
 
     Raises UnknownFormat; InvalidArgument for a target that will not do, an empty selection, mixed action sets, and what
     the format cannot hold; UnknownAgent; NoTrajectory; MissingExtra; CannotWrite where the disk is full.
@@ -99,6 +109,8 @@ def export(
     if to not in FORMATS:
         raise UnknownFormat(to, FORMATS)
     form = FORMATS[to]
+    if observations == "raw" and not form.takes_raw:
+        raise InvalidArgument(f"{to} takes processed observations; choose another format for raw ones")
     form.check(as_path(target))
     path = check_target(target, form.is_folder, overwrite, form.marks)
     content = plan(episodes, conversion or Conversion(), observations, action_size, progress)
@@ -106,4 +118,4 @@ def export(
     with written_whole(path) as unfinished:
         form.write(content, unfinished, path)
     size = sum(size for _, size in files_below(path)) if form.is_folder else path.stat().st_size
-    return ExportSummary(path, len(content.lengths), len(content), size, form.reading(path))
+    return ExportSummary(path, len(content.lengths), len(content), content.transitions, size, form.reading(path))

@@ -161,6 +161,7 @@ class Content:
     kind: Kind
     observation_shape: tuple[int, ...]  # of one
     lengths: npt.NDArray[np.int64]  # (episodes,) decisions of each trainer's episode
+    terminals: int  # episodes that end in a terminal
     action_size: int
     action_meanings: list[str] | None  # where all episodes have the same
     progress: Progress | None = None
@@ -171,6 +172,11 @@ class Content:
     def __len__(self) -> int:
         """Decisions."""
         return int(self.lengths.sum())
+
+    @property
+    def transitions(self) -> int:
+        """Decisions whose outcome is known: all but those that a timeout follows."""
+        return len(self) - (len(self.lengths) - self.terminals)
 
     @property
     def parameters(self) -> ObservationParameters:
@@ -227,13 +233,14 @@ def plan(
         raise InvalidArgument(f"observations are 'processed' or 'raw', not {kind!r}")
     source = episodes if isinstance(episodes, Sequence) else tuple(episodes)
     lengths: list[int] = []
-    most = 0
+    most = terminals = 0
     action_sets: dict[tuple[str, ...] | str, Episode] = {}
     shapes: dict[tuple[int, ...], Episode] = {}
     # Of segments nothing is kept: a dataset of all there is has 65 million steps.
     for segment in segments(source, conversion):
         episode, meanings = segment.episode, segment.episode.action_meanings
         lengths.append(len(segment))
+        terminals += segment.terminal
         most = max(most, int(segment.actions.max()))
         action_sets.setdefault(tuple(meanings) if meanings else episode.game, episode)
         shapes.setdefault(_shape(episode, kind), episode)
@@ -251,6 +258,7 @@ def plan(
         kind,
         next(iter(shapes)),
         np.array(lengths, np.int64),
+        terminals,
         common_action_size(action_sets.values(), most + 1, action_size),
         only.action_meanings if len(action_sets) == 1 else None,
         progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ...errors import MissingExtra
 from .content import Column, Content
 from .records import about_content, about_episode, as_text
 
-__all__ = ["library", "write"]
+__all__ = ["add_records", "library", "write"]
 
 # A chunk is decompressed whole for any value of it: small enough to pick single observations, large enough to pack.
 CHUNK_BYTES = 128 << 10
@@ -43,18 +44,25 @@ def write(content: Content, path: Path) -> None:
         }
         for column in content.columns:
             arrays[column.name].attrs["meaning"] = column.doc
-        texts = file.create_dataset("episodes", (len(content.lengths),), h5py.string_dtype())
-        texts.attrs["meaning"] = "metadata of each episode, as JSON"
         file.create_dataset("episode_ends", data=content.ends)
-        # As a dataset: an attribute takes 64 KB.
-        file.create_dataset("about", data=as_text(about_content(content)), dtype=h5py.string_dtype())
         start = 0
         for exported in content.episodes():
             for block in exported.blocks():
                 for name, array in arrays.items():
                     array[start : start + len(block)] = block[name]
                 start += len(block)
-            texts[exported.index] = as_text(about_episode(exported))
+        add_records(file, content)
+
+
+def add_records(file: Any, content: Content) -> None:
+    """Write the metadata of all episodes, and of the whole, to an open HDF5 file."""
+    text = library().string_dtype()
+    records = file.create_dataset("episodes", (len(content.lengths),), text)
+    records.attrs["meaning"] = "metadata of each episode, as JSON"
+    for exported in content.episodes():
+        records[exported.index] = as_text(about_episode(exported))
+    # As a dataset: an attribute takes 64 KB.
+    file.create_dataset("about", data=as_text(about_content(content)), dtype=text)
 
 
 def _chunk_rows(column: Column, rows: int) -> int:

@@ -28,6 +28,9 @@ def check_target(target: Path | str, is_folder: bool, overwrite: bool, marks: tu
     path = as_path(target)
     if not isinstance(path, Path):
         raise InvalidArgument(f"{target}: an export is written to a disk; write it here and copy it there")
+    if _aside(path).is_dir() and not path.exists():
+        # Somebody was killed between two names.
+        _aside(path).rename(path)
     if path.is_dir() and not is_folder:
         raise InvalidArgument(f"{target}: is a folder; name a file in it")
     if path.exists() and is_folder and not path.is_dir():
@@ -37,7 +40,9 @@ def check_target(target: Path | str, is_folder: bool, overwrite: bool, marks: tu
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty:
         if not overwrite:
-            raise InvalidArgument(f"{target}: is there already; name another, or say that it may be overwritten")
+            raise InvalidArgument(
+                f"{target}: is there already; name another, or replace it with --overwrite (overwrite=True)"
+            )
         if is_folder and not all((path / mark).exists() for mark in marks):
             raise InvalidArgument(f"{target}: is a folder, and no such export: it is not overwritten, name another")
     return path
@@ -55,8 +60,8 @@ def require_room(target: Path, size: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < size + HELD_BACK:
         raise CannotWrite(
-            f"{target}: no space is left on that disk, {free >> 20} MiB; free some, or write it elsewhere. "
-            "Nothing was left behind"
+            f"{target}: no space is left on that disk for {size / 1e6:,.0f} MB more, {free / 1e6:,.0f} MB are free; "
+            "free some, or write it elsewhere. Nothing was left behind"
         )
 
 
@@ -87,7 +92,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 def _replace(unfinished: Path, target: Path) -> None:
     if target.is_dir():
         # A folder takes no other's place at once: it steps aside first.
-        aside = target.with_name(f".{target.name}.replaced")
+        aside = _aside(target)
         _remove(aside)
         target.rename(aside)
         unfinished.rename(target)
@@ -95,6 +100,11 @@ def _replace(unfinished: Path, target: Path) -> None:
     else:
         unfinished.replace(target)
     sync([target.parent])
+
+
+def _aside(target: Path) -> Path:
+    """Where a folder that is replaced lies meanwhile."""
+    return target.with_name(f".{target.name}.replaced")
 
 
 def _remove(path: Path) -> None:
