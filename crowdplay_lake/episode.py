@@ -21,6 +21,7 @@ from .trajectory import AgentSteps, raw_steps
 
 if TYPE_CHECKING:
     from .lake import Lake
+    from .snapshot import Snapshot
 
 __all__ = ["DEFAULT_AGENT", "Environment", "Episode", "ProcessedTrajectory", "User"]
 
@@ -141,6 +142,11 @@ class Episode:
     @property
     def episode_id(self) -> str:
         return str(self._row["episode_id"])
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The commit of the lake that it is read from."""
+        return self._lake.snapshot
 
     @property
     def environment_id(self) -> str | None:

@@ -3,7 +3,7 @@
 ::
 
     CrowdPlayLakeError
-    ├── CannotWrite                      the lake's disk, or the one of temporary files, takes nothing more
+    ├── CannotWrite                      a disk takes nothing more: the lake's, that of a map, of temporary files
     ├── InvalidArgument (ValueError)     an argument that cannot mean anything here
     ├── UnknownName (LookupError)        no such thing; names the nearest that exist
     │   ├── UnknownAgent
@@ -12,6 +12,7 @@
     │   ├── UnknownEnvironment
     │   ├── UnknownEpisode
     │   ├── UnknownLimit
+    │   ├── UnknownMap
     │   ├── UnknownParticipant
     │   ├── UnknownPath
     │   ├── UnknownStatistic
@@ -56,6 +57,7 @@ __all__ = [
     "UnknownEnvironment",
     "UnknownEpisode",
     "UnknownLimit",
+    "UnknownMap",
     "UnknownName",
     "UnknownParticipant",
     "UnknownPath",
@@ -177,6 +179,12 @@ class UnknownLimit(UnknownName):
     """There is no such limit on what a raw file may use."""
 
     kind = "limit"
+
+
+class UnknownMap(UnknownName):
+    """The folder has no memory map of this name."""
+
+    kind = "memory map"
 
 
 class UnknownPath(UnknownName):

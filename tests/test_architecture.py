@@ -132,7 +132,7 @@ def test_the_command_is_imported_by_nobody() -> None:
 
 def test_the_trainers_are_imported_only_when_asked_for() -> None:
     users = {m for m in importers("crowdplay_lake.offline") if not within(m, "crowdplay_lake.offline")}
-    assert users <= {"crowdplay_lake.cli.commands"}
+    assert users <= {"crowdplay_lake.cli.caching", "crowdplay_lake.cli.commands"}
 
 
 @pytest.mark.parametrize("module", MODULES)

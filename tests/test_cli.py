@@ -22,15 +22,17 @@ from typer.testing import CliRunner
 
 from crowdplay_ingest.pipeline import IngestSummary
 from crowdplay_lake import Lake
-from crowdplay_lake.cli import annotating, commands, ingesting, main, maintenance
+from crowdplay_lake.cli import annotating, caching, commands, ingesting, main, maintenance
 from crowdplay_lake.schema import TABLES
 
 # Each enters its commands when it is imported, as `main` does.
-MODULES = (annotating, commands, ingesting, maintenance)
+MODULES = (annotating, caching, commands, ingesting, maintenance)
 COMMANDS = [
     *("record", "ingest", "info", "schema", "sql", "export", "annotate", "statistics"),
     *("verify", "log", "compact", "vacuum", "remove"),
 ]
+# Commands that have commands.
+GROUPS = {"cache": ["list", "remove"]}
 MAIN = "from crowdplay_lake.cli import main; main()"
 
 
@@ -77,8 +79,16 @@ def test_the_commands_are_those() -> None:
     assert sorted(
         command.callback.__name__ for command in commands.app.registered_commands if command.callback
     ) == sorted(COMMANDS)
-    for command in COMMANDS:
+    assert {group.name for group in commands.app.registered_groups} == set(GROUPS)
+    for command in (*COMMANDS, *GROUPS):
         assert command in text
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_help_of_a_group_ends_with_an_example(group: str) -> None:
+    for command in ([group], *([group, name] for name in GROUPS[group])):
+        *_, last = run(*command, "--help").strip().splitlines()
+        assert last.strip().startswith(f"Example: crowdplay-lake {group} ")
 
 
 def test_schema_shows_what_can_be_asked(ingested: tuple[Path, Any]) -> None:

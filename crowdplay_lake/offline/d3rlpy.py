@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from functools import partial
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,18 +16,16 @@ import numpy.typing as npt
 
 from ..episode import DEFAULT_AGENT, Episode
 from ..errors import InvalidArgument, MissingExtra
-from ..executors import in_order
 from ..observations import ObservationParameters
+from .mapped import map_observations
 from .selection import Selection, select
-from .transitions import ControlledBy, Conversion, Rewards, Segment
+from .stream import stream
+from .transitions import ControlledBy, Conversion, Rewards
 
 if TYPE_CHECKING:
     from d3rlpy.dataset import MDPDataset, ReplayBuffer
 
 __all__ = ["dump", "load", "to_mdp_dataset"]
-
-# Episodes that an executor makes the observations of ahead of the one that is wanted next.
-_AHEAD = 32
 
 
 def to_mdp_dataset(
@@ -43,6 +41,7 @@ def to_mdp_dataset(
     max_n: int = 2,
     warp_width: int = 84,
     warp_height: int = 84,
+    memory_map: str | PathLike[str] | None = None,
     progress: bool = False,
     executor: Executor | None = None,
 ) -> MDPDataset:
@@ -57,10 +56,14 @@ def to_mdp_dataset(
     different action sets are trained on together only where it is given. ``executor``: who makes the observations, as
     in an ingest; on threads, too, each uses a core of its own. The dataset is the same.
 
+    ``memory_map``: a folder to keep the observations in, instead of memory, or "auto" for one in the cache folder. It
+    is made once and mapped by every later call for the same steps of the same commit; who was stopped while making it
+    goes on. `crowdplay-lake cache` lists and removes those in the cache folder.
+
     >>> dataset = to_mdp_dataset(lake.episodes("game = 'space_invaders' AND score >= 50"))   # doctest: +SKIP
 
-    Raises InvalidArgument for an empty selection or mixed action sets, UnknownAgent, NoTrajectory, MissingExtra,
-    WorkersLost.
+    Raises InvalidArgument for an empty selection or mixed action sets, or where ``memory_map`` holds another map;
+    CannotWrite where its disk has too little room; UnknownAgent, NoTrajectory, MissingExtra, WorkersLost.
     """
     trainer = _d3rlpy()
     if n_frames < 1:
@@ -71,7 +74,7 @@ def to_mdp_dataset(
         framestack_axis_first=True, max_n=max_n, stack_n=1, warp_width=warp_width, warp_height=warp_height
     )
     return trainer.MDPDataset(
-        _observations(selection, parameters, progress, executor),
+        _observations(selection, parameters, memory_map, progress, executor),
         selection.actions[:, None],
         selection.rewards[:, None],
         selection.terminals.astype(np.float32),
@@ -104,24 +107,30 @@ def _discrete_stacks(trainer: ModuleType, n_frames: int) -> dict[str, Any]:
 
 
 def _observations(
-    selection: Selection, parameters: ObservationParameters, progress: bool, executor: Executor | None
+    selection: Selection,
+    parameters: ObservationParameters,
+    where: str | PathLike[str] | None,
+    progress: bool,
+    executor: Executor | None,
 ) -> npt.NDArray[np.uint8]:
-    from rich.progress import track
+    """All of them, in memory or mapped from a file."""
+    from rich.progress import Progress
 
-    observations = np.empty((len(selection), 1, parameters.warp_height, parameters.warp_width), np.uint8)
-    start = 0
-    make = partial(_of_segment, selection.conversion.agent, parameters)
-    chosen = selection.segments
-    made = in_order(make, chosen, executor, _AHEAD, "made observations")
-    for segment, images in track(made, "observations", total=len(chosen), disable=not progress):
-        stop = start + len(segment)
-        observations[start:stop] = images
-        start = stop
+    with Progress(disable=not progress) as bar:
+        task = bar.add_task("observations", total=len(selection))
+
+        def tell(done: int) -> None:
+            bar.update(task, completed=done)
+
+        if where is not None:
+            return map_observations(selection, parameters, where, executor, tell)
+        observations = np.empty((len(selection), 1, parameters.warp_height, parameters.warp_width), np.uint8)
+        done = 0
+        for images in stream(selection, parameters, executor):
+            observations[done : done + len(images)] = images
+            done += len(images)
+            tell(done)
     return observations
-
-
-def _of_segment(agent: str, parameters: ObservationParameters, segment: Segment) -> npt.NDArray[np.uint8]:
-    return np.asarray(segment.episode.observations_at(segment.steps, agent, parameters))
 
 
 def dump(dataset: MDPDataset, file: Path) -> None:
