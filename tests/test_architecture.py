@@ -203,6 +203,7 @@ MISSING = [
         "orm",
     ),
     ("d3rlpy", "from crowdplay_lake.offline.d3rlpy import to_mdp_dataset; to_mdp_dataset([])", "d3rlpy"),
+    ("torch", "import crowdplay_lake.offline.torch", "torch"),
     (
         "pandas",
         "import pyarrow as pa; from crowdplay_lake import QueryResult; QueryResult(pa.table({})).df()",

@@ -15,6 +15,7 @@ from ..observations import ObservationParameters, processed_screens
 from ..warp import warp_for
 from .packed_logs import PackedLog, PackedLogs
 from .selection import Selection
+from .stacks import stacked
 
 __all__ = ["MEMORY", "SINGLE", "LazyObservations"]
 
@@ -94,12 +95,8 @@ class LazyObservations:
         last = np.asarray(indices, np.int64)
         if last.size and not (last.min() >= 0 and last.max() < len(self)):
             raise IndexError(f"indices are 0 to {len(self) - 1}")
-        wanted = last[:, None] - np.arange(n_frames - 1, -1, -1)
-        exists = wanted >= self._starts[np.searchsorted(self.ends, last, side="right")][:, None]
-        flat, back = np.unique(wanted[exists], return_inverse=True)
-        stacked = np.zeros((*wanted.shape, *self.shape[2:]), np.uint8)
-        stacked[exists] = self._images(flat)[back]
-        return stacked
+        starts = self._starts[np.searchsorted(self.ends, last, side="right")]
+        return stacked(self._images, last, starts, n_frames, self.shape[2:])
 
     def _images(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """At unique ascending indices: uint8 (k, 84, 84)."""
