@@ -376,6 +376,7 @@ def test_a_process_group_is_found(small: TransitionDataset, tmp_path: Path) -> N
 
 def test_what_cannot_be_is_told(selection: Selection, small: TransitionDataset, lake: Lake) -> None:
     breakout = select(lake.episodes("game = 'breakout'"), Conversion())
+    other = select(reversed(lake.episodes()), Conversion(), LARGEST)
     images = np.zeros((len(selection), 1, 84, 84), np.uint8)
     wrong: list[tuple[str, Any]] = [
         ("n_frames must be", lambda: TransitionDataset(selection, n_frames=0)),
@@ -383,6 +384,7 @@ def test_what_cannot_be_is_told(selection: Selection, small: TransitionDataset, 
         ("4 and 18 actions", lambda: TransitionDataset(selection, breakout)),
         ("observations are uint8", lambda: TransitionDataset(selection, observations=images[1:])),
         ("observations are uint8", lambda: TransitionDataset(selection, observations=images.astype(np.float32))),
+        ("of another selection", lambda: TransitionDataset(selection, observations=LazyObservations(other))),
         ("observations of 1 selections, for 2", lambda: TransitionDataset(selection, selection, observations=images)),
         (
             "different heights",

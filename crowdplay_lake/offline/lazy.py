@@ -84,7 +84,7 @@ class LazyObservations:
         """By a number, a slice, or an array of numbers, in any order: uint8 (..., 1, 84, 84). Raises IndexError."""
         chosen = np.arange(len(self))[index]
         flat, back = np.unique(chosen.reshape(-1), return_inverse=True)
-        images = self._images(flat)
+        images = self.images_at(flat)
         return images[back].reshape(*chosen.shape, *self.shape[1:])
 
     def stacks(self, indices: npt.ArrayLike, n_frames: int) -> npt.NDArray[np.uint8]:
@@ -96,10 +96,10 @@ class LazyObservations:
         if last.size and not (last.min() >= 0 and last.max() < len(self)):
             raise IndexError(f"indices are 0 to {len(self) - 1}")
         starts = self._starts[np.searchsorted(self.ends, last, side="right")]
-        return stacked(self._images, last, starts, n_frames, self.shape[2:])
+        return stacked(self.images_at, last, starts, n_frames, self.shape[2:])
 
-    def _images(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """At unique ascending indices: uint8 (k, 84, 84)."""
+    def images_at(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """At unique ascending indices: uint8 (k, 84, 84). What an index array gives, with nothing to sort out."""
         images = np.empty((len(indices), *self.shape[2:]), np.uint8)
         for segment, start, stop in self._runs(indices):
             source = PackedLog(self._logs, self._frames[self._frames_of[segment]])

@@ -117,7 +117,7 @@ class TransitionReader:
     def _read(self, rows: _Indices) -> npt.NDArray[np.uint8]:
         cuts = np.searchsorted(rows, self._offsets).tolist()
         found = [
-            screens[rows[start:stop] - offset][:, 0]
+            _images_at(screens, rows[start:stop] - offset)
             for screens, offset, start, stop in zip(
                 self._screens, self._offsets.tolist(), cuts[:-1], cuts[1:], strict=False
             )
@@ -161,6 +161,10 @@ class Window:
         return self._reader.batch(indices, lambda rows: self._images[self._rows.searchsorted(rows)])
 
 
+def _images_at(screens: Screens, indices: _Indices) -> npt.NDArray[np.uint8]:
+    return screens.images_at(indices) if isinstance(screens, LazyObservations) else screens[indices, 0]
+
+
 def _numbered(names: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """(each name once, in order; which of them each is)."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
@@ -183,6 +187,8 @@ def _check(selections: Sequence[Selection], screens: Sequence[Screens], n_frames
                 f"observations are uint8 ({len(selection)}, 1, height, width) for this selection, not {array.dtype}"
                 f" {array.shape}"
             )
+        if isinstance(array, LazyObservations) and not np.array_equal(array.ends, selection.ends):
+            raise InvalidArgument("the observations are of another selection: give LazyObservations(selection)")
     if len({array.shape[2:] for array in screens}) > 1:
         raise InvalidArgument("observations of different heights or widths: give all of them the same")
 
