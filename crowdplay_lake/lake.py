@@ -10,7 +10,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,18 +18,18 @@ from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, Unknown
 from .observations import ObservationParameters
 from .owners import Columns, KeywordsByOwner, Row
 from .query import Database, Parameters, QueryResult
-from .scan import Emission, scan_observations
 from .schema import ALL_AGENTS, EPISODES, TABLES, UNKNOWN
 from .snapshot import Snapshot, open_snapshot
-from .statistics.base import Statistic
-from .statistics.compute import Work, step_values
-from .statistics.registry import find
 from .storage import AnyPath, as_path
 from .views import VIEWS, define_views, store_wide
 from .wide import WIDE
 
 if TYPE_CHECKING:
+    import polars as pl
     from upath import UPath
+
+    from .statistics.base import Statistic
+    from .statistics.compute import Work
 
 __all__ = ["Episodes", "Lake"]
 
@@ -168,6 +167,8 @@ class Lake:
 
         Raises UnknownTable.
         """
+        import polars as pl
+
         if table in VIEWS:
             raise InvalidArgument(f"{table} is a view of SQL: lake.sql('SELECT … FROM {table}').pl()")
         if table not in TABLES:
@@ -213,6 +214,8 @@ class Lake:
 
         Raises InvalidArgument where the observations would not all have one shape.
         """
+        from .scan import Emission, scan_observations
+
         episodes = [episode for episode in self.episodes(where, params) if episode.has_trajectory]
         emission = Emission(downsample_frequency, downsample_offset, final_step)
         return scan_observations(episodes, emission, parameters or ObservationParameters())
@@ -286,6 +289,8 @@ class Lake:
         Raises UnknownStatistic with the nearest names; InvalidArgument where the statistic is not defined for the game
         of a chosen episode; UnknownEpisode; NoTrajectory for an id of which only the metadata is known.
         """
+        from .statistics.compute import step_values
+
         return step_values(self.statistic_work(statistic, episodes, params), executor)
 
     def statistic_work(
@@ -295,6 +300,9 @@ class Lake:
         params: Parameters = None,
     ) -> Work:
         """The statistic and the episodes that `statistic` is about, with nothing computed yet."""
+        from .statistics.compute import Work
+        from .statistics.registry import find
+
         found = find(statistic)
         if episodes is None or isinstance(episodes, str):
             rows = self._whole_rows(self.episodes(episodes, params)._rows)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..episode import DEFAULT_AGENT, Episode
 from ..errors import InvalidArgument, MissingExtra
 from ..observations import ObservationParameters
+from .lazy import MEMORY, LazyObservations
 from .mapped import map_observations
 from .selection import Selection, select
 from .stream import stream
@@ -25,7 +26,9 @@ from .transitions import ControlledBy, Conversion, Rewards
 if TYPE_CHECKING:
     from d3rlpy.dataset import MDPDataset, ReplayBuffer
 
-__all__ = ["dump", "load", "to_mdp_dataset"]
+    from .lazy_dataset import LazyDataset
+
+__all__ = ["dump", "load", "to_lazy_dataset", "to_mdp_dataset"]
 
 
 def to_mdp_dataset(
@@ -65,14 +68,10 @@ def to_mdp_dataset(
     Raises InvalidArgument for an empty selection or mixed action sets, or where ``memory_map`` holds another map;
     CannotWrite where its disk has too little room; UnknownAgent, NoTrajectory, MissingExtra, WorkersLost.
     """
-    trainer = _d3rlpy()
-    if n_frames < 1:
-        raise InvalidArgument(f"n_frames must be at least 1, not {n_frames}")
+    trainer = _d3rlpy(n_frames)
     conversion = Conversion(agent, downsample_frequency, downsample_offset, rewards, controlled_by)
     selection = select(episodes, conversion, action_size)
-    parameters = ObservationParameters(
-        framestack_axis_first=True, max_n=max_n, stack_n=1, warp_width=warp_width, warp_height=warp_height
-    )
+    parameters = _single(max_n, warp_width, warp_height)
     return trainer.MDPDataset(
         _observations(selection, parameters, memory_map, progress, executor),
         selection.actions[:, None],
@@ -84,8 +83,56 @@ def to_mdp_dataset(
     )
 
 
-def _d3rlpy() -> ModuleType:
+def to_lazy_dataset(
+    episodes: Iterable[Episode],
+    agent: str = DEFAULT_AGENT,
+    downsample_frequency: int = 4,
+    rewards: Rewards = "following",
+    controlled_by: ControlledBy | None = None,
+    *,
+    downsample_offset: int = 0,
+    n_frames: int = 4,
+    action_size: int | None = None,
+    max_n: int = 2,
+    warp_width: int = 84,
+    warp_height: int = 84,
+    shuffle_buffer: int = 0,
+    prefetch: int = 2,
+    seed: int | None = None,
+    memory: int = MEMORY,
+) -> LazyDataset:
+    """The transitions of `to_mdp_dataset`, index for index, with observations that are made when they are sampled.
+
+    For who has neither the memory nor the disk. ``shuffle_buffer``: 0 samples uniformly; else from so many transitions
+    that are read in runs, in a random order: faster, and only nearly uniform. ``prefetch``: batches that a thread makes
+    ahead. ``seed``, ``memory``: see `lazy_dataset.Feeding`.
+
+    >>> with to_lazy_dataset(lake.episodes(), shuffle_buffer=5000) as dataset:       # doctest: +SKIP
+    ...     algorithm.fit(dataset, n_steps=100_000)
+
+    Raises what `to_mdp_dataset` raises.
+    """
+    trainer = _d3rlpy(n_frames)
+    from .lazy_dataset import Feeding, LazyDataset
+
+    feeding = Feeding(shuffle_buffer, prefetch, seed, memory)
+    conversion = Conversion(agent, downsample_frequency, downsample_offset, rewards, controlled_by)
+    selection = select(episodes, conversion, action_size)
+    observations = LazyObservations(selection, _single(max_n, warp_width, warp_height), memory)
+    return LazyDataset(selection, observations, feeding, n_frames, **_discrete_stacks(trainer, n_frames))
+
+
+def _single(max_n: int, warp_width: int, warp_height: int) -> ObservationParameters:
+    """One screen an observation: d3rlpy stacks them."""
+    return ObservationParameters(
+        framestack_axis_first=True, max_n=max_n, stack_n=1, warp_width=warp_width, warp_height=warp_height
+    )
+
+
+def _d3rlpy(n_frames: int = 1) -> ModuleType:
     """The module d3rlpy.dataset. d3rlpy imports gym, which greets every program with four lines about its successor."""
+    if n_frames < 1:
+        raise InvalidArgument(f"n_frames must be at least 1, not {n_frames}")
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             import d3rlpy.dataset

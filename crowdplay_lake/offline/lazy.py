@@ -58,7 +58,9 @@ class LazyObservations:
             p.shape(frames.screen.shape)
             # Refuses an enlargement here, before anything is computed.
             warp_for(frames.screen.shape[:2], (p.warp_height, p.warp_width))
-        self._logs = PackedLogs(self._frames[0].paths, memory)
+        lakes = dict.fromkeys(frames.paths for frames in self._frames)
+        logs = {paths: PackedLogs(paths, memory // len(lakes)) for paths in lakes}
+        self._logs = [logs[frames.paths] for frames in self._frames]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -75,7 +77,7 @@ class LazyObservations:
     @property
     def used_memory(self) -> int:
         """Bytes of the packed change logs that are kept now."""
-        return self._logs.used
+        return sum(logs.used for logs in {id(logs): logs for logs in self._logs}.values())
 
     def __repr__(self) -> str:
         return f"LazyObservations(shape={self.shape}, dtype={self.dtype})"
@@ -102,7 +104,8 @@ class LazyObservations:
         """At unique ascending indices: uint8 (k, 84, 84). What an index array gives, with nothing to sort out."""
         images = np.empty((len(indices), *self.shape[2:]), np.uint8)
         for segment, start, stop in self._runs(indices):
-            source = PackedLog(self._logs, self._frames[self._frames_of[segment]])
+            episode = self._frames_of[segment]
+            source = PackedLog(self._logs[episode], self._frames[episode])
             steps = self._steps[indices[start:stop]].astype(np.int64)
             images[start:stop] = processed_screens(source, steps, self._parameters)
         return images

@@ -1,0 +1,106 @@
+"""Which transitions a selection has, and how they are chosen: uniformly, or through a shuffle buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InvalidArgument
+from .lazy import LazyObservations
+from .selection import Selection
+
+__all__ = ["ShuffleBuffer", "Transitions", "Window"]
+
+# Observations that are read in one go into a shuffle buffer.
+RUN = 128
+
+
+class Window(NamedTuple):
+    """What a transition needs: where it is, and the observations around it."""
+
+    segment: int
+    place: int  # of the transition in its segment
+    first: int  # place of the window's first observation in the segment
+    images: npt.NDArray[np.uint8]  # (k, 1, 84, 84): up to n_frames of the stack, and the next one where there is one
+
+
+class Transitions:
+    """The transitions of a selection, numbered as d3rlpy does: a segment that was cut off has none at its last step."""
+
+    def __init__(self, selection: Selection, observations: LazyObservations, n_frames: int) -> None:
+        lengths = np.diff(selection.ends, prepend=0)
+        terminal = np.array([segment.terminal for segment in selection.segments])
+        self.starts = selection.ends - lengths
+        self.ends = selection.ends
+        self.n_frames = n_frames
+        # After the last transition of each segment.
+        self.counts = np.cumsum(lengths - ~terminal)
+        self._observations = observations
+
+    def __len__(self) -> int:
+        return int(self.counts[-1])
+
+    def locate(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(segments, places in them) of transitions."""
+        segments = np.searchsorted(self.counts, numbers, side="right")
+        before = np.concatenate([[0], self.counts])[segments]
+        return segments, numbers - before
+
+    def windows(self, numbers: npt.NDArray[np.int64]) -> list[Window]:
+        """The windows of transitions, made together."""
+        segments, places = self.locate(numbers)
+        starts = self.starts[segments]
+        firsts = np.maximum(places - self.n_frames + 1, 0)
+        lasts = np.minimum(places + 1, self.ends[segments] - starts - 1)
+        lengths = lasts - firsts + 1
+        ends = np.cumsum(lengths)
+        wanted = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts + firsts - (ends - lengths), lengths)
+        images = self._observations[wanted]
+        rows = zip(segments.tolist(), places.tolist(), firsts.tolist(), np.split(images, ends[:-1]), strict=True)
+        return [Window(*row) for row in rows]
+
+    def runs(self) -> npt.NDArray[np.int64]:
+        """(first, stop) of runs of successive transitions in one segment: int64 (k, 2)."""
+        found = []
+        for start, stop in zip(np.concatenate([[0], self.counts[:-1]]).tolist(), self.counts.tolist(), strict=True):
+            found += [(first, min(first + RUN, stop)) for first in range(start, stop, RUN)]
+        return np.array(found, np.int64).reshape(-1, 2)
+
+
+class ShuffleBuffer:
+    """Some transitions in memory, of which samples are drawn; what was drawn is replaced by what is read next.
+
+    Runs of successive transitions are read in a random order, all of them before any is read again. So samples are
+    only nearly uniform: two transitions of a run are more likely to come close after each other than any two, the more
+    so the smaller the buffer. A transition in it takes ``n_frames + 1`` observations: 35 KB of four stacked 84 x 84.
+    """
+
+    def __init__(self, transitions: Transitions, size: int, random: np.random.Generator) -> None:
+        self._transitions = transitions
+        self._random = random
+        self._stream = self._read()
+        self._size = size
+        self._held: list[Window] = []
+
+    def draw(self, count: int) -> list[Window]:
+        """So many different ones. Raises InvalidArgument where the buffer holds fewer."""
+        if count > self._size:
+            raise InvalidArgument(f"a batch of {count} from a shuffle buffer of {self._size}: make it larger")
+        while len(self._held) < self._size:
+            self._held.append(next(self._stream))
+        drawn = []
+        for at in self._random.choice(self._size, count, replace=False).tolist():
+            drawn.append(self._held[at])
+            self._held[at] = next(self._stream)
+        return drawn
+
+    def _read(self) -> Iterator[Window]:
+        runs = self._transitions.runs()
+        while True:
+            for first, stop in runs[self._random.permutation(len(runs))].tolist():
+                for window in self._transitions.windows(np.arange(first, stop)):
+                    # A copy: a view would keep the whole run for as long as one of it is held.
+                    yield window._replace(images=window.images.copy())
