@@ -35,14 +35,16 @@ def test_the_tour_runs(tmp_path: Path) -> None:
 
 
 def test_readme_shows_every_command() -> None:
-    from crowdplay_lake.cli import commands
+    from crowdplay_lake.cli import caching, commands
     from crowdplay_lake.cli.app import app
 
-    del commands
+    del caching, commands
     text = " ".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
     for command in app.registered_commands:
         assert command.callback is not None
         assert f"crowdplay-lake {command.callback.__name__}" in text
+    for group in app.registered_groups:
+        assert f"crowdplay-lake {group.name}" in text
 
 
 def test_the_page_of_tables_is_up_to_date() -> None:

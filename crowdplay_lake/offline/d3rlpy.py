@@ -97,7 +97,7 @@ def to_lazy_dataset(
     warp_width: int = 84,
     warp_height: int = 84,
     shuffle_buffer: int = 0,
-    prefetch: int = 2,
+    prefetch: int = 1,
     seed: int | None = None,
     memory: int = MEMORY,
 ) -> LazyDataset:
@@ -118,7 +118,7 @@ def to_lazy_dataset(
     feeding = Feeding(shuffle_buffer, prefetch, seed, memory)
     conversion = Conversion(agent, downsample_frequency, downsample_offset, rewards, controlled_by)
     selection = select(episodes, conversion, action_size)
-    observations = LazyObservations(selection, _single(max_n, warp_width, warp_height), memory)
+    observations = LazyObservations(selection, _single(max_n, warp_width, warp_height), 0 if shuffle_buffer else memory)
     return LazyDataset(selection, observations, feeding, n_frames, **_discrete_stacks(trainer, n_frames))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ class Transitions:
         self.n_frames = n_frames
         # After the last transition of each segment.
         self.counts = np.cumsum(lengths - ~terminal)
+        self._before = np.concatenate([[0], self.counts])
         self._observations = observations
 
     def __len__(self) -> int:
@@ -46,8 +48,7 @@ class Transitions:
     def locate(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """(segments, places in them) of transitions."""
         segments = np.searchsorted(self.counts, numbers, side="right")
-        before = np.concatenate([[0], self.counts])[segments]
-        return segments, numbers - before
+        return segments, numbers - self._before[segments]
 
     def windows(self, numbers: npt.NDArray[np.int64]) -> list[Window]:
         """The windows of transitions, made together."""
@@ -65,7 +66,7 @@ class Transitions:
     def runs(self) -> npt.NDArray[np.int64]:
         """(first, stop) of runs of successive transitions in one segment: int64 (k, 2)."""
         found = []
-        for start, stop in zip(np.concatenate([[0], self.counts[:-1]]).tolist(), self.counts.tolist(), strict=True):
+        for start, stop in itertools.pairwise(self._before.tolist()):
             found += [(first, min(first + RUN, stop)) for first in range(start, stop, RUN)]
         return np.array(found, np.int64).reshape(-1, 2)
 
