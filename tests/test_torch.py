@@ -139,9 +139,9 @@ def test_one_some_and_none(dataset: TransitionDataset) -> None:
     assert_equal(dataset[7 : n + 9 : n - 9], batch)
     all_equal(dataset.__getitems__([7, n - 2]), [dataset[7], dataset[-2]])
     assert dataset[[]]["observation"].shape == (0, 4, 84, 84)
-    for outside in (n, -n - 1, [0, n], [[0]]):
-        with pytest.raises(IndexError):
-            dataset[outside]
+    for outside in (n, -n - 1, [0, n], [[0]], 1.5, [True, False], "observation"):
+        with pytest.raises(IndexError, match="transitions are"):
+            dataset[outside]  # type: ignore[index]
 
 
 def test_both_players(lake: Lake) -> None:
@@ -381,6 +381,7 @@ def test_what_cannot_be_is_told(selection: Selection, small: TransitionDataset, 
     wrong: list[tuple[str, Any]] = [
         ("n_frames must be", lambda: TransitionDataset(selection, n_frames=0)),
         ("no selection", lambda: TransitionDataset()),
+        ("select\\(episodes, Conversion", lambda: TransitionDataset(lake.episodes())),  # type: ignore[arg-type]
         ("4 and 18 actions", lambda: TransitionDataset(selection, breakout)),
         ("observations are uint8", lambda: TransitionDataset(selection, observations=images[1:])),
         ("observations are uint8", lambda: TransitionDataset(selection, observations=images.astype(np.float32))),

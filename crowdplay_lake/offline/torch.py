@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from ..errors import InvalidArgument, MissingExtra
 from .epoch_order import EpochOrder, Shuffle
-from .lazy import LazyObservations
 from .selection import Selection
 from .transition_reader import Arrays, Screens, TransitionReader, Window
 
@@ -68,10 +67,8 @@ class TransitionDataset(Dataset[Batch]):
         next_observations: bool = False,
         observations: Screens | Sequence[Screens] | None = None,
     ) -> None:
-        if observations is None:
-            screens: Sequence[Screens] = [LazyObservations(selection) for selection in selections]
-        else:
-            screens = observations if isinstance(observations, list | tuple) else [observations]  # type: ignore[list-item]
+        whole = observations is None or isinstance(observations, list | tuple)
+        screens: Any = observations if whole else [observations]
         self._reader = TransitionReader(selections, screens, n_frames, next_observations)
 
     @property
@@ -98,9 +95,10 @@ class TransitionDataset(Dataset[Batch]):
 
     def __getitem__(self, index: int | slice | Sequence[int] | torch.Tensor) -> Batch:
         """A transition by its number, several by a slice or a sequence of numbers. Raises IndexError."""
-        chosen = np.asarray(range(len(self))[index] if isinstance(index, slice) else index, np.int64)
-        if chosen.ndim > 1:
-            raise IndexError(f"a transition's index is a number, or several in a row, not {chosen.shape}")
+        chosen = np.asarray(range(len(self))[index] if isinstance(index, slice) else index)
+        if chosen.ndim > 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise IndexError(f"transitions are indexed by whole numbers, one or several in a row, not by {index!r}")
+        chosen = chosen.astype(np.int64)
         found = _tensors(self._reader.batch(np.where(chosen < 0, chosen + len(self), chosen).reshape(-1)))
         return found if chosen.ndim else {name: tensor[0] for name, tensor in found.items()}
 

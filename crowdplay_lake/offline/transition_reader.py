@@ -29,16 +29,19 @@ class TransitionReader:
     """The transitions of ``selections``, one selection after the other.
 
     ``screens``: for each selection its observations, uint8 (n, 1, height, width): an array, mapped from a file or not,
-    or `LazyObservations`. Holds no episode and no lake. Pickled, an array that is mapped from a file goes by the
-    file's name.
+    or `LazyObservations`, which is the default. Holds no episode and no lake. Pickled, an array that is mapped from a
+    file goes by the file's name.
 
     Raises InvalidArgument for what does not fit together, or has no transition.
     """
 
     def __init__(
-        self, selections: Sequence[Selection], screens: Sequence[Screens], n_frames: int, next_observations: bool
+        self, selections: Sequence[Selection], screens: Sequence[Screens] | None, n_frames: int, next_observations: bool
     ) -> None:
-        _check(selections, screens, n_frames)
+        _check(selections, n_frames)
+        if screens is None:
+            screens = [LazyObservations(selection) for selection in selections]
+        _check_screens(selections, screens)
         self.n_frames = n_frames
         self.action_size = selections[0].action_size
         self.image_shape: tuple[int, ...] = screens[0].shape[2:]
@@ -171,14 +174,20 @@ def _numbered(names: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
     return list(numbers), np.array([numbers[name] for name in names], np.int64)
 
 
-def _check(selections: Sequence[Selection], screens: Sequence[Screens], n_frames: int) -> None:
+def _check(selections: Sequence[object], n_frames: int) -> None:
     if isinstance(n_frames, bool) or not isinstance(n_frames, int | np.integer) or n_frames < 1:
         raise InvalidArgument(f"n_frames must be a whole number of at least 1, not {n_frames!r}")
     if not selections:
         raise InvalidArgument("no selection: nothing to train on")
-    if len(sizes := {selection.action_size for selection in selections}) > 1:
+    chosen = [selection for selection in selections if isinstance(selection, Selection)]
+    if len(chosen) < len(selections):
+        raise InvalidArgument("transitions are of selections: make one of episodes with select(episodes, Conversion())")
+    if len(sizes := {selection.action_size for selection in chosen}) > 1:
         told = " and ".join(map(str, sorted(sizes)))
         raise InvalidArgument(f"selections with {told} actions: give select() the same action_size for all of them")
+
+
+def _check_screens(selections: Sequence[Selection], screens: Sequence[Screens]) -> None:
     if len(screens) != len(selections):
         raise InvalidArgument(f"observations of {len(screens)} selections, for {len(selections)}: one array for each")
     for array, selection in zip(screens, selections, strict=True):
