@@ -53,7 +53,7 @@ class Place(NamedTuple):
     lane: int
     window: int
     start: int  # in the window's order
-    stop: int
+    stop: int  # beyond its end for a last batch that is small
 
 
 class EpochOrder:
@@ -83,36 +83,36 @@ class EpochOrder:
     def batch(self, number: int) -> _Indices:
         """The transitions of a batch. For many of them, see `place`: a window has those of several."""
         place = self.place(number)
-        return self.rest(number) if place is None else self.window(place.lane, place.window)[place.start : place.stop]
+        return self.window(place.lane, place.window)[place.start : place.stop]
 
-    def place(self, batch: int) -> Place | None:
-        """The window that a batch is part of; None for one of what comes last."""
+    def place(self, number: int) -> Place:
+        """The window that a batch is part of. What comes last is a window of a lane more."""
         s = self._shuffle
-        if batch >= self._batches * s.lanes:
-            return None
-        turn, lane = divmod(batch, s.lanes)
+        turn, lane = divmod(number, s.lanes)
+        if turn >= self._batches:
+            start = (number - self._batches * s.lanes) * s.batch_size
+            return Place(s.lanes, 0, start, start + s.batch_size)
         # Lanes begin with windows of different lengths, so that not all of them are due for a new one at once.
-        ahead = self._ahead(lane)
-        window = (turn + ahead) // self._window_batches
+        window = (turn + self._ahead(lane)) // self._window_batches
         first, _ = self._turns(lane, window)
         return Place(lane, window, (turn - first) * s.batch_size, (turn - first + 1) * s.batch_size)
 
     def window(self, lane: int, window: int) -> _Indices:
         """Its transitions, in the order of its batches."""
         s = self._shuffle
+        if lane == s.lanes:
+            return self._rest()
         first, end = self._turns(lane, window)
         begin = (s.rank * s.lanes + lane) * self._batches
         positions = np.arange((begin + first) * s.batch_size, (begin + end) * s.batch_size)
         shuffled = self._random(_WINDOW, s.rank * s.lanes + lane, window).permutation(positions)
         return self._at(shuffled)
 
-    def rest(self, batch: int) -> _Indices:
-        """The transitions of a batch of what comes last."""
+    def _rest(self) -> _Indices:
         s = self._shuffle
         shuffled = self._random(_REST).permutation(np.arange(self._body, self._n))
         own = np.resize(shuffled, self._own_rest * s.world_size)[s.rank :: s.world_size]
-        first = (batch - self._batches * s.lanes) * s.batch_size
-        return self._at(own[first : first + s.batch_size])
+        return self._at(own[: self._rest_batches * s.batch_size])
 
     def _ahead(self, lane: int) -> int:
         return lane * self._window_batches // self._shuffle.lanes

@@ -207,18 +207,13 @@ class TransitionStream(IterableDataset[Batch]):
         first, every = (start, 1) if worker is None else (start + worker.id, worker.num_workers)
         held: dict[int, _Held] = {}
         for number in range(first, len(order), every):
-            place = order.place(number)
-            if place is None:
-                yield _tensors(self._reader.batch(order.rest(number)))
-                continue
-            lane, window = place.lane, place.window
+            lane, window, begin, end = order.place(number)
             if lane not in held or held[lane].window != window:
                 # The one before goes first: memory is for as many windows as there are lanes.
                 held.pop(lane, None)
                 indices = order.window(lane, window)
                 held[lane] = _Held(window, indices, self._reader.window(indices))
-            chosen = held[lane].indices[place.start : place.stop]
-            yield _tensors(held[lane].transitions.batch(chosen))
+            yield _tensors(held[lane].transitions.batch(held[lane].indices[begin:end]))
 
 
 class _Held(NamedTuple):
