@@ -220,6 +220,7 @@ MISSING = [
         "orm",
     ),
     ("d3rlpy", "from crowdplay_lake.offline.d3rlpy import to_mdp_dataset; to_mdp_dataset([])", "d3rlpy"),
+    ("torch", "import crowdplay_lake.offline.torch", "torch"),
     *(
         (
             library,
