@@ -185,11 +185,11 @@ def map_observations(
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    with path.open("rb") as data:
-        mapping = mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped = np.memmap(path, np.uint8, "r", shape=shape)
+    mapping: Any = mapped.base
     _populate(mapping)
-    # A plain array over the mapping: d3rlpy indexes one faster than a memmap.
-    return np.frombuffer(mapping, np.uint8).reshape(shape)
+    # A plain array over it, which d3rlpy indexes faster; it still knows its file, by which it is sent to workers.
+    return np.asarray(mapped)
 
 
 def _populate(mapping: mmap.mmap) -> None:
