@@ -22,6 +22,7 @@ from rich.console import Console
 from crowdplay_ingest.pipeline import IngestOptions, ingest
 from crowdplay_ingest.recorder import RecordingOptions, record, sample_plan
 from crowdplay_lake import CrowdPlayLakeError, Lake
+from crowdplay_lake.orm import EnvironmentModel, EpisodeKeywordDataModel, EpisodeModel, get_engine_and_session
 
 from . import memory
 from .generated import AGENT, made_up_metadata, repeat_steps
@@ -32,6 +33,7 @@ from .report import Report, Table
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 BEGIN = "<!-- measured: python -m benchmarks.at_scale --write -->\n"
 CHECKED = 1_000
+TASK = "space_invaders_left"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,26 @@ def _per_task(lake: Lake) -> list[tuple[object, ...]]:
     return [(task, len(s), round(sum(s) / len(s), 6)) for task, s in sorted(scores.items())]
 
 
+def _by_orm(lake: Lake) -> list[str]:
+    """The documentation's filter; the session opens the lake anew."""
+    _, session = get_engine_and_session(lake.path)
+    query = (
+        session.query(EpisodeModel)
+        .filter(EnvironmentModel.environment_id == EpisodeModel.environment_id)
+        .filter(EnvironmentModel.task_id == TASK)
+        .filter(EpisodeKeywordDataModel.episode_id == EpisodeModel.episode_id)
+        .filter(EpisodeKeywordDataModel.key == "Score")
+        .filter(EpisodeKeywordDataModel.value >= 50)
+    )
+    return sorted(episode.episode_id for episode in query)
+
+
+def _task_and_scored(lake: Lake) -> list[str]:
+    return [
+        e.episode_id for e in lake.episodes() if e.environment.task_id == TASK and e.keyword_data[AGENT]["Score"] >= 50
+    ]
+
+
 LEFT_AND_SCORED = "game = 'space_invaders' AND task = 'left' AND score >= 50"
 
 METADATA = (
@@ -84,6 +106,7 @@ METADATA = (
         _per_task,
     ),
     Question("the same: a list comprehension", _left_and_scored),
+    Question("task and Score >= 50: the ORM's filter", _by_orm, _task_and_scored),
 )
 
 STEPS = (

@@ -5,11 +5,14 @@
 >>> lake.episodes("game = 'space_invaders' AND score > 50")  # doctest: +SKIP
 """
 
-from .episode import Environment, Episode, ProcessedTrajectory
-from .errors import CrowdPlayLakeError
-from .lake import Episodes, Lake
-from .observations import Observations
-from .query import QueryResult
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .episode import Environment, Episode, ProcessedTrajectory
+    from .errors import CrowdPlayLakeError
+    from .lake import Episodes, Lake
+    from .observations import Observations
+    from .query import QueryResult
 
 __all__ = [
     "CrowdPlayLakeError",
@@ -21,3 +24,28 @@ __all__ = [
     "ProcessedTrajectory",
     "QueryResult",
 ]
+
+# Loaded when they are asked for: the command's help and its errors need none of them.
+_HOMES = {
+    "CrowdPlayLakeError": "errors",
+    "Environment": "episode",
+    "Episode": "episode",
+    "Episodes": "lake",
+    "Lake": "lake",
+    "Observations": "observations",
+    "ProcessedTrajectory": "episode",
+    "QueryResult": "query",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

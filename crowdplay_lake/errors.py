@@ -7,16 +7,19 @@
     ├── InvalidArgument (ValueError)     an argument that cannot mean anything here
     ├── UnknownName (LookupError)        no such thing; names the nearest that exist
     │   ├── UnknownAgent
+    │   ├── UnknownAlgorithm
     │   ├── UnknownColumn
     │   ├── UnknownDataset
     │   ├── UnknownEnvironment
     │   ├── UnknownEpisode
+    │   ├── UnknownFormat
     │   ├── UnknownLimit
     │   ├── UnknownMap
     │   ├── UnknownParticipant
     │   ├── UnknownPath
     │   ├── UnknownStatistic
-    │   └── UnknownTable
+    │   ├── UnknownTable
+    │   └── UnknownTask
     ├── InvalidLake                      the path holds no lake, or a broken or newer one
     ├── LakeBusy                         somebody else is writing
     ├── MissingExtra (ImportError)       an optional library is not installed
@@ -52,10 +55,12 @@ __all__ = [
     "QueryNotAllowed",
     "RawDataError",
     "UnknownAgent",
+    "UnknownAlgorithm",
     "UnknownColumn",
     "UnknownDataset",
     "UnknownEnvironment",
     "UnknownEpisode",
+    "UnknownFormat",
     "UnknownLimit",
     "UnknownMap",
     "UnknownName",
@@ -63,6 +68,7 @@ __all__ = [
     "UnknownPath",
     "UnknownStatistic",
     "UnknownTable",
+    "UnknownTask",
     "UnsafePickle",
     "UnsupportedTrajectory",
     "WorkersLost",
@@ -138,6 +144,12 @@ class UnknownAgent(UnknownName):
     kind = "agent"
 
 
+class UnknownAlgorithm(UnknownName):
+    """The benchmark has no such algorithm."""
+
+    kind = "algorithm"
+
+
 class UnknownColumn(UnknownName):
     """The query names a column that no table has."""
 
@@ -167,6 +179,12 @@ class UnknownEpisode(UnknownName):
     """The lake has no such episode."""
 
     kind = "episode"
+
+
+class UnknownFormat(UnknownName):
+    """Nothing is exported to this."""
+
+    kind = "format"
 
 
 class UnknownParticipant(UnknownName):
@@ -203,6 +221,12 @@ class UnknownTable(UnknownName):
     """The lake has no such table."""
 
     kind = "table"
+
+
+class UnknownTask(UnknownName):
+    """The benchmark has no such task."""
+
+    kind = "task"
 
 
 class InvalidLake(CrowdPlayLakeError):

@@ -10,7 +10,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,20 +18,24 @@ from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, Unknown
 from .observations import ObservationParameters
 from .owners import Columns, KeywordsByOwner, Row
 from .query import Database, Parameters, QueryResult
-from .scan import Emission, scan_observations
 from .schema import ALL_AGENTS, EPISODES, TABLES, UNKNOWN
 from .snapshot import Snapshot, open_snapshot
-from .statistics.base import Statistic
-from .statistics.compute import Work, step_values
-from .statistics.registry import find
 from .storage import AnyPath, as_path
 from .views import VIEWS, define_views, store_wide
 from .wide import WIDE
 
 if TYPE_CHECKING:
+    import polars as pl
     from upath import UPath
 
+    from .statistics.base import Statistic
+    from .statistics.compute import Work
+
 __all__ = ["Episodes", "Lake"]
+
+# Columns of `episodes` that a list of episodes is made from, and where the others of a row are found.
+_LISTED = ("episode_id", "environment_id", "task_id", "game", "n_steps")
+_PLACE = "place"
 
 
 class Episodes(Sequence[Episode]):
@@ -55,12 +58,15 @@ class Episodes(Sequence[Episode]):
         at = index + len(self) if index < 0 else index
         if not 0 <= at < len(self):
             raise IndexError(f"episode {index} of {len(self)}")
-        return Episode(self._lake, Row(Columns(self._rows.slice(at, 1)), 0))
+        return Episode(self._lake, Row(self._columns(self._rows.slice(at, 1)), 0))
 
     def __iter__(self) -> Iterator[Episode]:
         for batch in self._rows.to_batches(max_chunksize=4096):
-            for row in Columns(batch).rows():
+            for row in self._columns(batch).rows():
                 yield Episode(self._lake, row)
+
+    def _columns(self, rows: pa.Table | pa.RecordBatch) -> Columns:
+        return Columns(rows, self._lake._unlisted, EPISODES.schema.names)
 
     @property
     def ids(self) -> list[str]:
@@ -161,6 +167,8 @@ class Lake:
 
         Raises UnknownTable.
         """
+        import polars as pl
+
         if table in VIEWS:
             raise InvalidArgument(f"{table} is a view of SQL: lake.sql('SELECT … FROM {table}').pl()")
         if table not in TABLES:
@@ -206,6 +214,8 @@ class Lake:
 
         Raises InvalidArgument where the observations would not all have one shape.
         """
+        from .scan import Emission, scan_observations
+
         episodes = [episode for episode in self.episodes(where, params) if episode.has_trajectory]
         emission = Emission(downsample_frequency, downsample_offset, final_step)
         return scan_observations(episodes, emission, parameters or ObservationParameters())
@@ -214,7 +224,24 @@ class Lake:
 
     @cached_property
     def _episode_rows(self) -> pa.Table:
-        return self.snapshot.read(EPISODES.name).sort_by("episode_id")
+        """The columns that are asked of many episodes, by id; `_unlisted` gives the others."""
+        rows = self.snapshot.read(EPISODES.name, columns=_LISTED)
+        order = pc.sort_indices(rows["episode_id"])
+        return rows.take(order).append_column(_PLACE, order)
+
+    @cached_property
+    def _unlisted_columns(self) -> pa.Table:
+        names = [name for name in EPISODES.schema.names if name not in _LISTED]
+        return self.snapshot.read(EPISODES.name, columns=names)
+
+    def _unlisted(self, rows: pa.Table | pa.RecordBatch, name: str) -> pa.ChunkedArray:
+        """Another column of some of `_episode_rows`."""
+        return self._unlisted_columns[name].take(rows[_PLACE])
+
+    def _whole_rows(self, rows: pa.Table) -> list[dict[str, Any]]:
+        """Rows of `_episode_rows` with all columns."""
+        whole = {name: rows[name] if name in _LISTED else self._unlisted(rows, name) for name in EPISODES.schema.names}
+        return pa.table(whole).to_pylist()  # type: ignore[no-any-return]
 
     def episodes(self, where: str | None = None, params: Parameters = None) -> Episodes:
         """The episodes of which any agent satisfies ``where``, an SQL condition over `episode_agents`; all by default.
@@ -262,6 +289,8 @@ class Lake:
         Raises UnknownStatistic with the nearest names; InvalidArgument where the statistic is not defined for the game
         of a chosen episode; UnknownEpisode; NoTrajectory for an id of which only the metadata is known.
         """
+        from .statistics.compute import step_values
+
         return step_values(self.statistic_work(statistic, episodes, params), executor)
 
     def statistic_work(
@@ -271,9 +300,12 @@ class Lake:
         params: Parameters = None,
     ) -> Work:
         """The statistic and the episodes that `statistic` is about, with nothing computed yet."""
+        from .statistics.compute import Work
+        from .statistics.registry import find
+
         found = find(statistic)
         if episodes is None or isinstance(episodes, str):
-            rows = self.episodes(episodes, params)._rows.to_pylist()
+            rows = self._whole_rows(self.episodes(episodes, params)._rows)
         else:
             rows = self._rows_with_steps([e if isinstance(e, str) else e.episode_id for e in episodes])
         return Work(self.snapshot.paths, self.commit, found, rows, chosen=episodes is not None)
@@ -282,7 +314,7 @@ class Lake:
         """The rows of `episodes` of these ids. Raises UnknownEpisode and NoTrajectory."""
         known = self._episode_rows["episode_id"]
         chosen = self._episode_rows.filter(pc.is_in(known, value_set=pa.array(ids, pa.string())))
-        rows: list[dict[str, Any]] = chosen.to_pylist()
+        rows = self._whole_rows(chosen)
         for episode_id in set(ids) - {row["episode_id"] for row in rows}:
             self.episode(episode_id)
         for row in rows:

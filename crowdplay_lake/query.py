@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from .errors import (
@@ -37,6 +36,7 @@ from .storage import AnyPath
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
 
 __all__ = ["Database", "QueryResult", "ReadingConnection", "identifier", "literal"]
 
@@ -90,6 +90,8 @@ class QueryResult:
 
     def pl(self) -> pl.DataFrame:
         """As a Polars frame."""
+        import polars as pl
+
         frame = pl.from_arrow(self._table)
         return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()
 

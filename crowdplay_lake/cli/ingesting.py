@@ -13,7 +13,7 @@ import typer
 from ..errors import InvalidArgument, UnknownLimit, printable
 from .app import LakeArgument, OutputOption, app
 from .output import Output, as_json, human_bytes, human_duration, parse_size, print_json, stderr, stdout
-from .progress import LogFormat, ingest_progress
+from .progress import LogFormat
 
 if TYPE_CHECKING:
     from crowdplay_ingest.machine import Limits
@@ -80,6 +80,8 @@ def ingest(
     """
     from crowdplay_ingest.pipeline import IngestOptions
     from crowdplay_ingest.pipeline import ingest as ingest_raw
+
+    from .ingest_progress import ingest_progress
 
     if report is not None and not report.absolute().parent.is_dir():
         raise InvalidArgument(f"{report.parent}: no such folder to write {report.name} into")

@@ -20,7 +20,7 @@ from .base import IDENTITY, DType, Result, Statistic, as_series
 from .blocks import EPISODE_COLUMNS, Block, blocks, read
 from .stepped import Stepped
 
-__all__ = ["Work", "final_results", "results_of_blocks", "step_values"]
+__all__ = ["Work", "final_results", "results_of_blocks", "step_values", "values_of_steps"]
 
 _Answer = TypeVar("_Answer")
 
@@ -98,7 +98,7 @@ def values_of_block(
         frames = [statistic.of_episode(episode) for episode in _episodes(paths, commit, block)]
         return pl.concat([frame for frame in frames if frame.width])
     steps = read(paths, block, columns)
-    return _values(statistic, steps, dtype)
+    return values_of_steps(statistic, steps, dtype)
 
 
 def results_of_block(
@@ -108,7 +108,7 @@ def results_of_block(
     if isinstance(statistic, Stepped):
         return [result for episode in _episodes(paths, commit, block) for result in statistic.final(episode)]
     steps = read(paths, block, columns)
-    return list(statistic.results(steps, _values(statistic, steps, dtype)))
+    return list(statistic.results(steps, values_of_steps(statistic, steps, dtype)))
 
 
 def _episodes(paths: LakePaths, commit: int, block: Block) -> Iterator[Any]:
@@ -118,7 +118,8 @@ def _episodes(paths: LakePaths, commit: int, block: Block) -> Iterator[Any]:
     return (lake.episode(row["episode_id"]) for row in block.episodes)
 
 
-def _values(statistic: Statistic, steps: pl.DataFrame, dtype: DType) -> pl.DataFrame:
+def values_of_steps(statistic: Statistic, steps: pl.DataFrame, dtype: DType) -> pl.DataFrame:
+    """episode_id, agent_id, step and value of ``steps``: whole episodes of one game, with what the statistic reads."""
     try:
         found = statistic.values(steps)
         if isinstance(found, pl.DataFrame):

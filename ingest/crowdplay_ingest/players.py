@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-__all__ = ["AI", "HUMAN", "SKILLED", "Machine", "Person", "Player", "Policy", "make_policy"]
+__all__ = ["AI", "HUMAN", "SKILLED", "Machine", "Person", "Player", "Policy", "Replay", "make_policy"]
 
 HUMAN = 1
 AI = 2
@@ -76,6 +76,16 @@ class Machine:
     def press(self, ram: Sequence[int], shown: int) -> tuple[int, int] | None:
         """See :class:`Player`: a key at every step."""
         return self._policy(ram), shown
+
+
+class Replay:
+    """The keys of an episode that was played before, whatever is on the screen."""
+
+    def __init__(self, keys: Sequence[int]) -> None:
+        self._left = iter(keys)
+
+    def __call__(self, ram: Sequence[int]) -> int:
+        return next(self._left)
 
 
 class StickyKeys:

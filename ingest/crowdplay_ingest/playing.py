@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdplay_ingest.consoles import Console
-from crowdplay_ingest.players import SKILLED, Machine, Person, Player, make_policy
+from crowdplay_ingest.players import SKILLED, Machine, Person, Player, Replay, make_policy
 from crowdplay_ingest.recording_plan import EpisodePlan
 from crowdplay_ingest.recording_tasks import GAMES, Task
 from crowdplay_ingest.running_statistics import Outcome, Statistic, Value
@@ -65,6 +65,8 @@ class Episode:
         self.of_environment: Values = {}
 
     def _make_players(self, seed: str) -> list[Player]:
+        if self._plan.keys is not None:
+            return [Machine(Replay(self._plan.keys))]
         game = GAMES[self._task.game]
         players: list[Player] = []
         for number, kind in enumerate(self._plan.players):

@@ -197,6 +197,7 @@ class _Sitting:
             "task": self._task.task,
             "source": self._task.source,
             "created_on": self._began,
+            **self._plan.about,
         }
         agents = GAMES[self._task.game].agents
         return {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from crowdplay_ingest.players import SKILLED
-from crowdplay_ingest.recording_tasks import GAMES, TASKS, game_named, task_named
+from crowdplay_ingest.recording_tasks import GAMES, TASKS, Game, game_named, task_named
 from crowdplay_lake.errors import InvalidArgument, UnknownName
+from crowdplay_lake.games import ACTION_MEANINGS
 
 __all__ = ["EnvironmentPlan", "EpisodePlan", "check_plan", "sample_plan"]
 
@@ -31,6 +33,8 @@ class EpisodePlan:
         lost_steps: steps that were played and not stored, so that ``step_iter`` skips them. CrowdPlay loses
             one when an AI joins in the middle of a step; the next row then still shows the older frame.
         frame_limit: overrides the limit of the recording.
+        keys: what an AI pressed, a key for each step: it is played again, in place of ``players``, and the
+            episode ends with the last key at the latest. For one-player games.
     """
 
     max_steps: int
@@ -39,18 +43,28 @@ class EpisodePlan:
     out_step: int | None = None
     lost_steps: tuple[int, ...] = ()
     frame_limit: int | None = None
+    keys: tuple[int, ...] | None = None
+
+    @classmethod
+    def of_keys(cls, keys: Iterable[int]) -> EpisodePlan:
+        """The episode in which an AI pressed these keys."""
+        pressed = tuple(map(int, keys))
+        return cls(max_steps=len(pressed), players=(), keys=pressed)
 
 
 @dataclass(frozen=True)
 class EnvironmentPlan:
     """One environment: its task, the episodes played in a row, and the persons at the controls.
 
-    The same name stands for the same person everywhere, and gives the same ``permanent_user_id``.
+    The same name stands for the same person everywhere, and gives the same ``permanent_user_id``. Where an AI's keys
+    are played again there is nobody. ``about``: further keyword data of the environment, or other values than the
+    task's, such as ``{"source": "agent"}``.
     """
 
     task_id: str
     episodes: tuple[EpisodePlan, ...]
     participants: tuple[str, ...]
+    about: Mapping[str, str | int | float | datetime] = field(default_factory=dict)
 
 
 def check_plan(plan: Sequence[EnvironmentPlan]) -> None:
@@ -71,8 +85,9 @@ def check_plan(plan: Sequence[EnvironmentPlan]) -> None:
 
 def _environment_faults(environment: EnvironmentPlan) -> Iterator[str]:
     game = GAMES[TASKS[environment.task_id].game]
-    if len(environment.participants) != game.people:
-        yield f"{len(environment.participants)} participants for a game of {game.people} people"
+    people = 0 if all(episode.keys is not None for episode in environment.episodes) else game.people
+    if environment.episodes and len(environment.participants) != people:
+        yield f"{len(environment.participants)} participants for a game of {people} people"
     if not environment.episodes:
         yield "no episode"
     for number, episode in enumerate(environment.episodes):
@@ -83,6 +98,9 @@ def _environment_faults(environment: EnvironmentPlan) -> Iterator[str]:
 def _episode_faults(task_id: str, episode: EpisodePlan) -> Iterator[str]:
     name = TASKS[task_id].game
     game = GAMES[name]
+    if episode.keys is not None:
+        yield from _keys_faults(name, game, episode)
+        return
     if len(episode.players) != len(game.agents):
         yield f"{len(episode.players)} players for {len(game.agents)} agents"
     if "skilled" in episode.players and name not in SKILLED:
@@ -95,6 +113,19 @@ def _episode_faults(task_id: str, episode: EpisodePlan) -> Iterator[str]:
         yield f"takeover_step: no AI can take over a person's place in {name}"
     if episode.out_step is not None and len(game.agents) < 2:
         yield f"out_step: {name} has no second agent to play on"
+
+
+def _keys_faults(name: str, game: Game, episode: EpisodePlan) -> Iterator[str]:
+    keys = episode.keys or ()
+    if len(game.agents) > 1:
+        yield f"keys are of one player, {name} is played by {len(game.agents)}"
+    if episode.players:
+        yield f"keys are an AI's, there are players besides: {', '.join(episode.players)}"
+    if episode.max_steps != len(keys) or not keys:
+        yield f"max_steps is {episode.max_steps} with {len(keys)} keys; as many as keys, and one at least"
+    actions = len(ACTION_MEANINGS[name])
+    if wrong := sorted({key for key in keys if not 0 <= key < actions}):
+        yield f"{name} has keys 0 to {actions - 1}, not {', '.join(map(str, wrong[:5]))}"
 
 
 def sample_plan(seconds: float = 20.0, games: Iterable[str] | None = None, seed: int = 0) -> list[EnvironmentPlan]:
