@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -199,6 +200,37 @@ def test_an_error_leaves_what_can_be_gone_on_with_or_nothing(
         map_observations(selection, SINGLE, tmp_path / "map", tell=tell)
     assert (tmp_path / "map").exists() == (after > 1)
     assert np.array_equal(map_observations(selection, SINGLE, tmp_path / "map"), expected)
+
+
+def test_who_waits_goes_on_when_the_other_fails(selection: Selection, expected: np.ndarray, tmp_path: Path) -> None:
+    begun = threading.Event()
+
+    def fail(done: int) -> None:
+        begun.set()
+        # Until the other one waits.
+        time.sleep(0.3)
+        raise Stopped
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(map_observations, selection, SINGLE, tmp_path / "map", tell=fail)
+        assert begun.wait(30)
+        second = pool.submit(map_observations, selection, SINGLE, tmp_path / "map")
+        with pytest.raises(Stopped):
+            first.result(30)
+        assert np.array_equal(second.result(60), expected)
+
+
+@pytest.mark.parametrize("left", [[LOCK], [LOCK, f".{MANIFEST}.tmp"], [LOCK, DATA]], ids=str)
+def test_a_kill_at_the_very_beginning(
+    selection: Selection, expected: np.ndarray, tmp_path: Path, left: list[str]
+) -> None:
+    for folder in ("map", "other"):
+        (tmp_path / folder).mkdir()
+        for name in left:
+            (tmp_path / folder / name).write_bytes(b"x" if name != LOCK else b"")
+    assert np.array_equal(map_observations(selection, SINGLE, tmp_path / "map"), expected)
+    remove_maps(folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Another map

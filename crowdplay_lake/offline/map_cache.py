@@ -50,7 +50,7 @@ def list_maps(folder: str | os.PathLike[str] | None = None) -> list[CachedMap]:
 
 
 def _is_map(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() or (folder / DATA).is_file()
+    return any((folder / name).is_file() for name in (MANIFEST, DATA, LOCK))
 
 
 def _described(folder: Path) -> CachedMap:

@@ -4,7 +4,7 @@ A map is a folder::
 
     observations.raw    uint8 (n, 1, height, width), the selection's observations one after the other
     map.json            what they are of, and how many of them are written and safe
-    .lock               held by who makes or removes it
+    .map.lock           held by who makes or removes it
 
 It is of one commit of a lake and of one choice of steps. What is done is kept when its maker is stopped, and who makes
 the same map goes on from there. Nobody reads it before it is whole.
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ..cache_folder import CACHE_VARIABLE, cache_root
 from ..errors import CannotWrite, InvalidArgument
@@ -56,7 +56,11 @@ __all__ = [
 
 AUTO = "auto"
 FORMAT = 1
-DATA, MANIFEST, LOCK = "observations.raw", "map.json", ".lock"
+DATA, MANIFEST, LOCK = "observations.raw", "map.json", ".map.lock"
+# And what `write_file` may leave when it is killed.
+OWN = frozenset({DATA, MANIFEST, LOCK, f".{MANIFEST}.tmp"})
+# Seconds between two looks at whether the folder of a lock that is waited for is still there.
+WAIT = 1.0
 # How often what is written is made safe, in seconds: more than that is not lost when its maker is killed.
 SAFE_EVERY = 5.0
 
@@ -229,7 +233,7 @@ def _is_whole(folder: Path, description: MapDescription) -> bool:
     """Whether the map is there, to its end. Raises InvalidArgument where another one is."""
     manifest = read_manifest(folder)
     if manifest is None:
-        if folder.is_dir() and (held := sorted({path.name for path in folder.iterdir()} - {DATA, LOCK})):
+        if folder.is_dir() and (held := sorted({path.name for path in folder.iterdir()} - OWN)):
             raise InvalidArgument(f"{folder}: holds {held[0]!r} and is no memory map; name a folder of its own for one")
         return False
     if differences := description.differences(manifest):
@@ -243,7 +247,9 @@ def _is_whole(folder: Path, description: MapDescription) -> bool:
 
 def _require_room(folder: Path, description: MapDescription) -> None:
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    taken = (folder / DATA).stat().st_blocks * 512 if (folder / DATA).is_file() else 0
+    # Of a file with holes, what it has on the disk, where the system tells.
+    status = (folder / DATA).stat() if (folder / DATA).is_file() else None
+    taken = 0 if status is None else 512 * getattr(status, "st_blocks", status.st_size // 512)
     need, free = description.bytes - taken, shutil.disk_usage(there).free
     if need > free:
         raise _too_little_room(folder, need, f"{free:,} bytes ({free / 1e9:.2f} GB)")
@@ -261,8 +267,7 @@ def _too_little_room(folder: Path, need: int, free: str) -> CannotWrite:
 def _writing(folder: Path, description: MapDescription) -> Iterator[None]:
     """Alone with the map: who comes second waits. Where an error leaves nothing done, nothing is left."""
     try:
-        make_folder(folder)
-        with FileLock(folder / LOCK):
+        with _locked(folder):
             try:
                 yield
             except BaseException:
@@ -279,6 +284,21 @@ def _writing(folder: Path, description: MapDescription) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / LOCK)
+    while True:
+        # Whoever had it may have removed the folder.
+        make_folder(folder)
+        with suppress(Timeout, FileNotFoundError):
+            lock.acquire(timeout=WAIT)
+            break
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _done(folder: Path) -> int:
     manifest = read_manifest(folder)
     return 0 if manifest is None else int(manifest["done"])
@@ -286,7 +306,7 @@ def _done(folder: Path) -> int:
 
 def clear(folder: Path) -> None:
     """Remove the files of a map, and the folder where nothing else lies in it."""
-    for name in (MANIFEST, DATA, LOCK):
+    for name in sorted(OWN):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
