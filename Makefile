@@ -58,11 +58,12 @@ types: $(TEST_READY) ## mypy, strict
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks examples
 
-bench: $(TEST_READY) ## a lake against CrowdPlay's raw files and metadata: size, speed of reading, finding, ingest, statistics
+bench: $(TEST_READY) ## a lake against CrowdPlay's raw files and metadata: size, speed of reading, finding, ingest, statistics, feeding
 	$(BIN)/python -m benchmarks.reader
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.metadata
 	$(BIN)/python -m benchmarks.statistics
+	$(BIN)/python -m benchmarks.feeding
 
 bench-scale: $(TEST_READY) ## questions to a million generated episodes and 60 million steps (15 minutes, 8 GB of disk)
 	$(BIN)/python -m benchmarks.at_scale
@@ -96,5 +97,5 @@ $(DEMO_READY): $(VENV)/.made pyproject.toml constraints.txt
 # torch by its version and before what needs it: a newer one that pip may find can bring CUDA, several GB of it.
 $(TEST_READY): $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) torch==2.13.0
-	$(INSTALL) --editable '.[train,remote,dask,orm,dev]'
+	$(INSTALL) --editable '.[train,minari,hdf5,huggingface,remote,dask,orm,dev]'
 	touch $(DEMO_READY) $@

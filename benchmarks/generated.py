@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 from crowdplay_lake.commit import Change, writing
 from crowdplay_lake.keywords import keyword_columns
 from crowdplay_lake.layout import LakePaths, Part, PartWriter, write_parts
+from crowdplay_lake.parts import EpisodeRows, GameWriter
 from crowdplay_lake.reading import EpisodeReader
 from crowdplay_lake.schema import (
     ENVIRONMENT_KEYWORD_DATA,
     ENVIRONMENTS,
     EPISODES,
+    FRAMES,
     KEYWORD_DATA,
     RAM_COLUMNS,
     STEPS,
@@ -30,7 +32,7 @@ from crowdplay_lake.schema import (
     Table,
 )
 
-__all__ = ["made_up_metadata", "repeat_steps"]
+__all__ = ["made_up_metadata", "repeat_episodes", "repeat_steps"]
 
 AGENT = "game_0>player_0"
 GAMES = ("beam_rider", "breakout", "montezuma_revenge", "qbert", "riverraid", "space_invaders")
@@ -179,6 +181,40 @@ def repeat_steps(path: Path, steps: int) -> None:
                     parts.append(part.close())
         episodes = writer.replacement(EPISODES.name, pa.Table.from_pylist(rows, EPISODES.schema))
         writer.commit("generate", {STEPS.name: Change(parts), EPISODES.name: episodes}, {"episodes": len(rows)})
+
+
+def repeat_episodes(path: Path, steps: int) -> None:
+    """Add copies of the lake's episodes, whole ones with their frames, under other ids, until it has so many steps."""
+    with writing(path) as writer:
+        originals = writer.snapshot.read(EPISODES.name).to_pylist()
+        recorded = sum(row["n_steps"] for row in originals)
+        reader = EpisodeReader(writer.snapshot.paths)
+        parts: dict[str, list[Part]] = {STEPS.name: [], FRAMES.name: []}
+        rows = list(originals)
+        for game in sorted({row["game"] for row in originals}):
+            own = {row["episode_id"]: (row, _held(reader.read(row))) for row in originals if row["game"] == game}
+            names = [f"generated-{n:06}-{name}" for n in range(max(0, steps - recorded) // recorded) for name in own]
+            a_part = max(1, STEPS_A_PART * len(own) // sum(row["n_steps"] for row, _ in own.values()))
+            for first in range(0, len(names), a_part):
+                with GameWriter(writer.paths, game) as part:
+                    for name in names[first : first + a_part]:
+                        row, held = own[name.split("-", 2)[2]]
+                        rows.append({**row, "episode_id": name, **part.write(_renamed(held, name))})
+                    part.close(parts)
+        changes = {name: Change(added) for name, added in parts.items()}
+        changes[EPISODES.name] = writer.replacement(EPISODES.name, pa.Table.from_pylist(rows, EPISODES.schema))
+        writer.commit("generate", changes, {"episodes": len(rows)})
+
+
+def _held(episode: EpisodeRows) -> EpisodeRows:
+    return EpisodeRows(list(episode.steps), [list(pieces) for pieces in episode.frames])
+
+
+def _renamed(episode: EpisodeRows, name: str) -> EpisodeRows:
+    def named(rows: pa.Table) -> pa.Table:
+        return rows.set_column(0, "episode_id", pa.repeat(pa.scalar(name), len(rows)))
+
+    return EpisodeRows(map(named, episode.steps), [map(named, pieces) for pieces in episode.frames])
 
 
 def _shifted(steps: pa.Table, by: int) -> pa.Table:

@@ -140,6 +140,11 @@ class Episode:
     # Metadata
 
     @property
+    def row(self) -> Mapping[str, Any]:
+        """Its row of the table `episodes`."""
+        return self._row
+
+    @property
     def episode_id(self) -> str:
         return str(self._row["episode_id"])
 
@@ -229,8 +234,14 @@ class Episode:
             raise UnknownAgent(agent, self.agents, f"{where} (select episodes with agent_id = '…')")
         return self.agents.index(agent)
 
-    def steps(self, agent: str = DEFAULT_AGENT, columns: Sequence[str] = STEPS.stored_schema.names) -> pa.Table:
-        """The agent's rows of the `steps` table, in order: an Arrow table of ``columns``."""
+    def steps(
+        self,
+        agent: str = DEFAULT_AGENT,
+        columns: Sequence[str] = STEPS.stored_schema.names,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> pa.Table:
+        """The agent's rows of the `steps` table, in order, of steps start … stop - 1: an Arrow table of ``columns``."""
         self._agent_index(agent)
         known = STEPS.stored_schema.names
         if isinstance(columns, str):
@@ -240,7 +251,9 @@ class Episode:
                 raise UnknownColumn(name, known, "steps")
         first = self._row["steps_first_row"] + sorted(self.agents).index(agent) * len(self)
         part = self._row["steps_part"]
-        return read_rows(self._lake.snapshot.paths, STEPS.name, part, first, first + len(self), columns)[1]
+        start, stop, _ = slice(start, stop).indices(len(self))
+        end = first + max(start, stop)
+        return read_rows(self._lake.snapshot.paths, STEPS.name, part, first + start, end, columns)[1]
 
     def ram(self, agent: str = DEFAULT_AGENT) -> npt.NDArray[np.uint8]:
         """RAM after each step, uint8 (n, 128). Raises InvalidArgument where a step carried none."""

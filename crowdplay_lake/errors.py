@@ -12,6 +12,7 @@
     │   ├── UnknownDataset
     │   ├── UnknownEnvironment
     │   ├── UnknownEpisode
+    │   ├── UnknownFormat
     │   ├── UnknownLimit
     │   ├── UnknownMap
     │   ├── UnknownParticipant
@@ -59,6 +60,7 @@ __all__ = [
     "UnknownDataset",
     "UnknownEnvironment",
     "UnknownEpisode",
+    "UnknownFormat",
     "UnknownLimit",
     "UnknownMap",
     "UnknownName",
@@ -177,6 +179,12 @@ class UnknownEpisode(UnknownName):
     """The lake has no such episode."""
 
     kind = "episode"
+
+
+class UnknownFormat(UnknownName):
+    """Nothing is exported to this."""
+
+    kind = "format"
 
 
 class UnknownParticipant(UnknownName):

@@ -53,7 +53,7 @@ class Screen:
         """Palette indices (n, pixels) to frames (n, *shape)."""
         if indices.size and int(indices.max()) >= len(self.palette):
             raise InvalidLake(DAMAGED)
-        frames: Bytes = self.palette[indices].reshape(len(indices), *self.shape)
+        frames: Bytes = np.take(self.palette, indices, axis=0).reshape(len(indices), *self.shape)
         return frames
 
 

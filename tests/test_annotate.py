@@ -19,14 +19,14 @@ from typer.testing import CliRunner
 
 from crowdplay_ingest.pipeline import IngestOptions, ingest
 from crowdplay_lake import Lake
-from crowdplay_lake.cli import annotating, commands
+from crowdplay_lake.cli.app import whole_app
 from crowdplay_lake.commit import writing
 from crowdplay_lake.errors import InvalidArgument, InvalidLake, LakeBusy, NoTrajectory, UnknownStatistic, WorkersLost
 from crowdplay_lake.statistics import Statistic, annotate, blocks
 from crowdplay_lake.statistics.compute import final_results
 from crowdplay_lake.verify import verify
 
-del annotating
+APP = whole_app()
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_a_dask_cluster_does_the_same(cluster: Any, path: Path, monkeypatch: pyt
 
 def invoke(*arguments: object) -> Any:
     runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
-    return runner.invoke(commands.app, list(map(str, arguments)))
+    return runner.invoke(APP, list(map(str, arguments)))
 
 
 def run(*arguments: object) -> str:

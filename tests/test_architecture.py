@@ -66,6 +66,10 @@ ONLY_IN = {
     "d3rlpy": ("crowdplay_lake.offline",),
     "gym": ("crowdplay_lake.offline",),
     "gymnasium": ("crowdplay_lake.offline",),
+    "minari": ("crowdplay_lake.offline.exports.minari",),
+    "datasets": ("crowdplay_lake.offline.exports.huggingface",),
+    "h5py": ("crowdplay_lake.offline",),
+    "PIL": ("crowdplay_lake.offline.exports.huggingface",),
     "sqlalchemy": ("crowdplay_lake.orm",),
     "duckdb_engine": ("crowdplay_lake.orm",),
     "deltalake": ("crowdplay_lake.commit", "crowdplay_lake.delta", "crowdplay_lake.snapshot"),
@@ -77,7 +81,7 @@ ONLY_IN = {
         "crowdplay_lake.statistics",
     ),
     "sqlite3": ("crowdplay_ingest",),
-    "zipfile": ("crowdplay_ingest.source_zip",),
+    "zipfile": ("crowdplay_ingest.source_zip", "crowdplay_lake.offline.exports.npz"),
     "aiohttp": ("crowdplay_ingest.source_remote",),
     "s3fs": (),
     "botocore": (),
@@ -133,7 +137,7 @@ def test_the_command_is_imported_by_nobody() -> None:
 
 def test_the_trainers_are_imported_only_when_asked_for() -> None:
     users = {m for m in importers("crowdplay_lake.offline") if not within(m, "crowdplay_lake.offline")}
-    assert users <= {f"crowdplay_lake.cli.{name}" for name in ("caching", "commands", "training")}
+    assert users <= {f"crowdplay_lake.cli.{name}" for name in ("caching", "exporting", "training")}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -172,7 +176,7 @@ def test_a_module_says_what_it_is_and_is_read_in_one_sitting(module: str) -> Non
 
 HEAVY = [
     "torch", "gym", "gymnasium", "d3rlpy", "sqlalchemy", "pandas", "cv2", "ale_py", "multi_agent_ale_py",
-    "crowdplay_ingest", "typer", "sqlite3", "IPython", "matplotlib",
+    "crowdplay_ingest", "typer", "sqlite3", "IPython", "matplotlib", "minari", "datasets", "h5py", "PIL",
 ]  # fmt: skip
 
 
@@ -216,6 +220,15 @@ MISSING = [
         "orm",
     ),
     ("d3rlpy", "from crowdplay_lake.offline.d3rlpy import to_mdp_dataset; to_mdp_dataset([])", "d3rlpy"),
+    ("torch", "import crowdplay_lake.offline.torch", "torch"),
+    *(
+        (
+            library,
+            f"from crowdplay_lake.offline.exports import export; export([], 'unused-v0', {to!r})",
+            to,
+        )
+        for library, to in {"minari": "minari", "h5py": "hdf5", "datasets": "huggingface", "d3rlpy": "d3rlpy"}.items()
+    ),
     (
         "d3rlpy",
         "from crowdplay_lake.offline.benchmark.algorithms import make_algorithm; "

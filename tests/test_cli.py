@@ -16,17 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from crowdplay_ingest.pipeline import IngestSummary
 from crowdplay_lake import Lake
-from crowdplay_lake.cli import annotating, caching, commands, ingesting, main, maintenance, training
+from crowdplay_lake.cli import exporting, main
+from crowdplay_lake.cli.app import whole_app
+from crowdplay_lake.errors import InvalidArgument
 from crowdplay_lake.schema import TABLES
 
-# Each enters its commands when it is imported, as `main` does.
-MODULES = (annotating, caching, commands, ingesting, maintenance, training)
+APP = whole_app()
 COMMANDS = [
     *("record", "ingest", "info", "schema", "sql", "export", "annotate", "statistics"),
     *("verify", "log", "compact", "vacuum", "remove"),
@@ -46,7 +48,7 @@ def shell(*arguments: str | Path, stdin: str | None = None) -> subprocess.Comple
 
 def invoke(*arguments: str | Path) -> Any:
     """The command in this process: for what needs no process of its own."""
-    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(commands.app, list(map(str, arguments)))
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(APP, list(map(str, arguments)))
 
 
 def run(*arguments: str | Path) -> str:
@@ -77,10 +79,10 @@ def test_every_help_ends_with_an_example(command: str) -> None:
 def test_the_commands_are_those() -> None:
     text = run("--help")
     assert text.strip().splitlines()[-1].strip().startswith("Example: crowdplay-lake ")
-    assert sorted(
-        command.callback.__name__ for command in commands.app.registered_commands if command.callback
-    ) == sorted(COMMANDS)
-    assert {group.name for group in commands.app.registered_groups} == set(GROUPS)
+    assert sorted(command.callback.__name__ for command in APP.registered_commands if command.callback) == sorted(
+        COMMANDS
+    )
+    assert {group.name for group in APP.registered_groups} == set(GROUPS)
     for command in (*COMMANDS, *GROUPS):
         assert command in text
 
@@ -389,6 +391,71 @@ def test_an_export_that_cannot_be(lake: Lake, tmp_path: Path, options: list[str]
     *_, line = result.stderr.strip().splitlines()
     assert line.startswith("crowdplay-lake: error: ")
     assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_is_there_is_replaced_only_when_told(lake: Lake, tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    options = ("--where", "game = 'breakout'", "--to", "npz", "--output", "json")
+    file.write_bytes(b"mine")
+    refused = invoke("export", lake.path, file, *options)
+    assert isinstance(refused.exception, InvalidArgument)
+    assert "is there already" in str(refused.exception)
+    assert file.read_bytes() == b"mine"
+    told = json.loads(run("export", lake.path, file, *options, "--overwrite", "--observations", "raw"))
+    episodes = lake.episodes("game = 'breakout'")
+    # Every step.
+    assert (told["episodes"], told["decisions"]) == (len(episodes), sum(map(len, episodes)))
+    assert told["bytes"] == file.stat().st_size
+    assert told["reading"] == f"numpy.load('{file}')"
+    assert np.load(file)["ram"].shape == (told["decisions"], 128)
+    text = run("export", lake.path, tmp_path / "y.npz", *options[:-2])
+    assert "episodes" in text
+    assert text.splitlines()[-1] == f"read it with numpy.load('{tmp_path}/y.npz')"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--observations", "raw"], "d3rlpy takes processed observations"),
+        (["--to", "npz"], "an action means different things"),
+    ],
+    ids=["raw for d3rlpy", "mixed games"],
+)
+def test_an_export_that_has_no_meaning(lake: Lake, tmp_path: Path, options: list[str], message: str) -> None:
+    result = invoke("export", lake.path, tmp_path / "x", *options)
+    assert message in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_that_is_none_is_told_with_those_there_are(lake: Lake, tmp_path: Path) -> None:
+    result = invoke("export", lake.path, tmp_path / "x", "--to", "numpy")
+    assert result.exit_code == 2
+    for name in exporting.To:
+        assert name.value in result.output
+
+
+def test_the_formats_are_those_of_the_library() -> None:
+    from crowdplay_lake.offline.exports import FORMATS
+
+    assert list(map(str, exporting.To)) == list(FORMATS)
+
+
+def test_an_interrupted_export_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAIN, "export", str(lake.path), str(tmp_path / "x.npz"), "--to", "npz"]
+    process = subprocess.Popen(
+        [*command, "--observations", "raw", "--action-size", "18"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / ".x.npz.unfinished").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, told = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert told.splitlines()[0] == "interrupted: nothing was written"
     assert list(tmp_path.iterdir()) == []
 
 

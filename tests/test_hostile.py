@@ -23,15 +23,14 @@ from typer.testing import CliRunner
 from crowdplay_ingest.pipeline import IngestOptions, Progress, Rejection, ingest
 from crowdplay_ingest.recording_metadata import put_rows
 from crowdplay_lake import Lake
-from crowdplay_lake.cli import commands, ingesting, main, maintenance
-from crowdplay_lake.cli.app import app
+from crowdplay_lake.cli import main
+from crowdplay_lake.cli.app import app, whole_app
 from crowdplay_lake.errors import CrowdPlayLakeError, InvalidArgument, InvalidLake
 from crowdplay_lake.verify import verify
 
 pytest.importorskip("ale_py")
 HERE = IngestOptions(workers=0)
-# Each enters its commands when it is imported, as `main` does.
-MODULES = (commands, ingesting, maintenance)
+APP = whole_app()
 
 
 def doubling(levels: int) -> Any:

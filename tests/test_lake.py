@@ -206,6 +206,9 @@ def test_steps_ram_and_frames_are_those_of_the_raw_trajectory(raw: Path, lake: L
         np.testing.assert_array_equal(episode.ram(agent), [s["info"][agent]["RAM"] for s in steps])
         for start, stop in ((0, 3), (100, 140), (len(steps) - 1, None), (5, 5)):
             frames = [s["prev_obs"][agent]["image"] for s in steps[start:stop]]
+            assert (
+                episode.steps(agent, ("step",), start, stop)["step"].to_pylist() == list(range(len(steps)))[start:stop]
+            )
             shown = episode.frames(agent, start, stop)
             assert shown.shape == (len(frames), 210, 160, 3)
             np.testing.assert_array_equal(shown, np.array(frames).reshape(shown.shape))

@@ -73,12 +73,14 @@ def test_indices_slices_and_arrays(chosen: tuple[Selection, np.ndarray], memory:
         assert np.array_equal(found, images[index])
         assert found.shape == images[index].shape
     assert lazy.used_memory <= memory + 50_000
-    for outside in (n, -n - 1, [0, n]):
+    for index in ([], [n - 1, -n], np.arange(n) % 3 == 0, np.int32(1), np.array([[-1]], np.int8)):
+        assert np.array_equal(lazy[index], images[index])
+    for outside in (n, -n - 1, [0, n], [True], 0.5, [0.0], (0, 0), None, "0"):
         with pytest.raises(IndexError):
             lazy[outside]
-        if outside != -n - 1:
-            with pytest.raises(IndexError):
-                lazy.stacks(np.atleast_1d(outside), 4)
+    for wrong in ([n], [-1], [0, n]):
+        with pytest.raises(IndexError):
+            lazy.stacks(wrong, 4)
 
 
 @given(data=st.data())

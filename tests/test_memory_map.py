@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import pickle
 import shutil
@@ -23,7 +24,7 @@ from typer.testing import CliRunner
 from crowdplay_lake import Lake
 from crowdplay_lake.annotations import KeywordRow, write_keyword_data
 from crowdplay_lake.cli import main
-from crowdplay_lake.errors import CannotWrite, InvalidArgument, LakeBusy, UnknownMap
+from crowdplay_lake.errors import CannotWrite, InvalidArgument, LakeBusy, UnknownMap, UnknownPath
 from crowdplay_lake.observations import ObservationParameters
 from crowdplay_lake.offline.lazy import SINGLE
 from crowdplay_lake.offline.map_cache import list_maps, remove_maps
@@ -47,13 +48,10 @@ def expected(selection: Selection) -> np.ndarray:
     )
 
 
-def is_mapped(array: np.ndarray) -> bool:
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap):
-            return True
-        base = base.base
-    return False
+def is_mapped(array: Any) -> bool:
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array.obj if isinstance(array, memoryview) else array, mmap.mmap)
 
 
 def test_a_map_holds_the_observations_and_is_made_once(
@@ -370,6 +368,12 @@ def test_the_command_lists_and_removes(lake: Lake, cache: Path) -> None:
     assert [each["name"] for each in json.loads(command("remove", "--all", "--output", "json"))] == [maps[1].name]
     assert list((cache / "observations").iterdir()) == []
     assert command().strip() == "0 maps, 0 bytes"
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    for name in ("list", "remove --all"):
+        with pytest.raises(UnknownPath):
+            command(*name.split(), "--folder", tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("arguments", [["remove"], ["remove", "a", "--all"]], ids=" ".join)

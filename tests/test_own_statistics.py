@@ -17,12 +17,12 @@ import pytest
 from typer.testing import CliRunner
 
 from crowdplay_lake import Lake
-from crowdplay_lake.cli import annotating, commands
+from crowdplay_lake.cli.app import whole_app
 from crowdplay_lake.errors import InvalidArgument, UnknownColumn, UnknownStatistic
 from crowdplay_lake.statistics import Runs, Statistic, Stepped, annotate, find, names, registered
 from crowdplay_lake.statistics.compute import final_results
 
-del annotating
+APP = whole_app()
 
 P0 = "game_0>player_0"
 RUN = ["episode_id", "agent_id"]
@@ -306,7 +306,7 @@ def test_one_that_cannot_be_loaded_is_told_and_leaves_the_others(installed: Path
         find("gone")
     assert isinstance(registered()["gone"], InvalidArgument)
     assert not isinstance(registered()["leaps"], Exception)
-    text = str(CliRunner(env={"COLUMNS": "200"}).invoke(commands.app, ["statistics"]).stdout)
+    text = str(CliRunner(env={"COLUMNS": "200"}).invoke(APP, ["statistics"]).stdout)
     assert "How often the ship leapt." in text
     assert "cannot be" in text
 

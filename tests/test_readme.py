@@ -35,14 +35,15 @@ def test_the_tour_runs(tmp_path: Path) -> None:
 
 
 def test_readme_shows_every_command() -> None:
-    from crowdplay_lake.cli import commands
-    from crowdplay_lake.cli.app import app
+    from crowdplay_lake.cli.app import whole_app
 
-    del commands
+    app = whole_app()
     text = " ".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
     for command in app.registered_commands:
         assert command.callback is not None
         assert f"crowdplay-lake {command.callback.__name__}" in text
+    for group in app.registered_groups:
+        assert f"crowdplay-lake {group.name}" in text
 
 
 def test_the_page_of_tables_is_up_to_date() -> None:
@@ -55,11 +56,16 @@ def test_the_page_of_statistics_is_up_to_date() -> None:
     assert (ROOT / "docs" / "statistics_list.md").read_text() == as_markdown(), "run `make docs`"
 
 
-def test_the_examples_of_statistics_run(small_lake: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "needs"), [("statistics", None), pytest.param("pytorch", "torch", marks=pytest.mark.slow)]
+)
+def test_the_examples_of_a_page_run(page: str, needs: str | None, small_lake: Path, tmp_path: Path) -> None:
+    if needs is not None:
+        pytest.importorskip(needs)
     shutil.copytree(small_lake, tmp_path / "lake")
-    page = (ROOT / "docs" / "statistics.md").read_text()
+    text = (ROOT / "docs" / f"{page}.md").read_text()
     script = tmp_path / "examples.py"
-    blocks = re.findall(r"^ *```python\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
     script.write_text("\n".join(map(textwrap.dedent, blocks)))
     ran = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,10 @@ from crowdplay_lake.annotations import KeywordRow, write_keyword_data
 from crowdplay_lake.commit import writing
 from crowdplay_lake.compact import compact
 from crowdplay_lake.errors import InvalidArgument, InvalidLake, LakeBusy, QueryNotAllowed
+from crowdplay_lake.offline.lazy import SINGLE, LazyObservations
+from crowdplay_lake.offline.mapped import map_observations
+from crowdplay_lake.offline.selection import select
+from crowdplay_lake.offline.transitions import Conversion
 from crowdplay_lake.storage import as_path
 from crowdplay_lake.verify import verify
 
@@ -45,6 +52,17 @@ def test_a_lake_on_object_storage_is_the_same(remote: str, small_raw: Path, smal
     for mine, theirs in zip(there.episodes(), here.episodes(), strict=True):
         assert np.array_equal(mine.observations()[2:6], theirs.observations()[2:6])
         assert len(mine.get_raw_trajectory()) == len(theirs)
+
+
+def test_observations_of_it_are_lazy_and_mapped(remote: str, small_lake: Path, tmp_path: Path) -> None:
+    here, there = (select(Lake(path).episodes("game = 'breakout'"), Conversion()) for path in (small_lake, remote))
+    expected = LazyObservations(here)[:]
+    lazy = LazyObservations(there)
+    assert np.array_equal(lazy[[5, 3, -1]], expected[[5, 3, -1]])
+    assert np.array_equal(pickle.loads(pickle.dumps(lazy))[:], expected)
+    assert np.array_equal(map_observations(there, SINGLE, tmp_path / "map"), expected)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        assert np.array_equal(map_observations(there, SINGLE, tmp_path / "again", executor), expected)
 
 
 def test_it_is_added_to_verified_and_compacted(remote: str, small_raw: Path) -> None:

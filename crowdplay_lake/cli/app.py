@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ import typer
 from ..errors import CrowdPlayLakeError, printable
 from .output import Output, stderr
 
-__all__ = ["LakeArgument", "OutputOption", "app", "main"]
+__all__ = ["LakeArgument", "OutputOption", "app", "main", "whole_app"]
 
 # Exit status: 0 all well, 1 an error, 3 ingested but with something rejected.
 FAILED = 1
@@ -59,13 +60,17 @@ def common(
     _verbose = verbose
 
 
+def whole_app() -> typer.Typer:
+    """`app` with all its commands: each module of them puts its own in."""
+    for module in ("annotating", "caching", "commands", "exporting", "ingesting", "maintenance", "training"):
+        import_module(f".{module}", __package__)
+    return app
+
+
 def main() -> None:
     """Run the command: errors in one line on stderr and exit status 1; the traceback only with --verbose."""
-    from . import annotating, caching, commands, ingesting, maintenance, training
-
-    del annotating, caching, commands, ingesting, maintenance, training
     try:
-        app()
+        whole_app()()
     except BrokenPipeError:
         # Whoever reads this has seen enough, as `head` has. Nothing more may be written, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

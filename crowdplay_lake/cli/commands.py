@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import sys
 from enum import StrEnum
@@ -33,12 +32,6 @@ class QueryOutput(StrEnum):
     JSON = "json"
     CSV = "csv"
     PARQUET = "parquet"
-
-
-class Trainer(StrEnum):
-    """What `export` writes for."""
-
-    D3RLPY = "d3rlpy"
 
 
 class Compression(StrEnum):
@@ -207,53 +200,3 @@ _PRINTERS: dict[QueryOutput, Any] = {
     QueryOutput.CSV: lambda result: sys.stdout.write(_flat(result.pl()).write_csv()),
     QueryOutput.PARQUET: _print_parquet,
 }
-
-
-@app.command(epilog="Example: crowdplay-lake export lake/ --where \"game = 'breakout'\" --to d3rlpy breakout.h5")
-def export(
-    lake: LakeArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
-    to: Annotated[Trainer, typer.Option("--to", help="What it is for.")] = Trainer.D3RLPY,
-    where: Annotated[
-        str | None, typer.Option(help="An SQL condition over episode_agents that chooses episodes; all by default.")
-    ] = None,
-    agent: Annotated[str, typer.Option(help="Whose trajectories, in each chosen episode.")] = "game_0>player_0",
-    downsample_frequency: Annotated[int, typer.Option(help="Every how many steps a decision is.", min=1)] = 4,
-    rewards: Annotated[
-        str, typer.Option(metavar="following|crowdplay", help="Which rewards a decision gets.")
-    ] = "following",
-    controlled_by: Annotated[
-        str | None, typer.Option(metavar="human|ai", help="Only the steps that they play; all by default.")
-    ] = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Write a dataset for a trainer. `d3rlpy`: read it back with crowdplay_lake.offline.d3rlpy.load."""
-    from ..lake import Lake
-    from ..offline.d3rlpy import dump, to_mdp_dataset
-
-    del to
-    if file.is_dir():
-        raise InvalidArgument(f"{file}: is a folder; name a file in it")
-    if not file.absolute().parent.is_dir():
-        raise InvalidArgument(f"{file.parent}: no such folder to write {file.name} into")
-    episodes = Lake(lake).episodes(where)
-    # d3rlpy logs on stdout, where this command's result goes.
-    with contextlib.redirect_stdout(sys.stderr):
-        dataset = to_mdp_dataset(
-            episodes,
-            agent,
-            downsample_frequency,
-            rewards,  # type: ignore[arg-type]
-            controlled_by,  # type: ignore[arg-type]
-            progress=stderr.is_terminal,
-        )
-        dump(dataset, file)
-    transitions = int(dataset.transition_count)
-    if output is Output.JSON:
-        print_json({"file": file, "episodes": len(dataset.episodes), "transitions": transitions})
-    else:
-        stdout.print(
-            f"{file}: {len(dataset.episodes):,} episodes, {transitions:,} transitions, "
-            f"{human_bytes(file.stat().st_size)}",
-            markup=False,
-        )

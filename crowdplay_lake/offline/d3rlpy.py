@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
     from .lazy_dataset import LazyDataset
 
-__all__ = ["dump", "load", "to_lazy_dataset", "to_mdp_dataset"]
+__all__ = ["dump", "library", "load", "remember", "to_lazy_dataset", "to_mdp_dataset"]
+
+# Frames that d3rlpy stacks when it samples.
+N_FRAMES = 4
 
 
 def to_mdp_dataset(
@@ -39,7 +42,7 @@ def to_mdp_dataset(
     controlled_by: ControlledBy | None = None,
     *,
     downsample_offset: int = 0,
-    n_frames: int = 4,
+    n_frames: int = N_FRAMES,
     action_size: int | None = None,
     max_n: int = 2,
     warp_width: int = 84,
@@ -68,7 +71,7 @@ def to_mdp_dataset(
     Raises InvalidArgument for an empty selection or mixed action sets, or where ``memory_map`` holds another map;
     CannotWrite where its disk has too little room; UnknownAgent, NoTrajectory, MissingExtra, WorkersLost.
     """
-    trainer = _d3rlpy(n_frames)
+    trainer = library(n_frames)
     conversion = Conversion(agent, downsample_frequency, downsample_offset, rewards, controlled_by)
     selection = select(episodes, conversion, action_size)
     parameters = _single(max_n, warp_width, warp_height)
@@ -91,13 +94,13 @@ def to_lazy_dataset(
     controlled_by: ControlledBy | None = None,
     *,
     downsample_offset: int = 0,
-    n_frames: int = 4,
+    n_frames: int = N_FRAMES,
     action_size: int | None = None,
     max_n: int = 2,
     warp_width: int = 84,
     warp_height: int = 84,
     shuffle_buffer: int = 0,
-    prefetch: int = 2,
+    prefetch: int = 1,
     seed: int | None = None,
     memory: int = MEMORY,
 ) -> LazyDataset:
@@ -112,13 +115,13 @@ def to_lazy_dataset(
 
     Raises what `to_mdp_dataset` raises.
     """
-    trainer = _d3rlpy(n_frames)
+    trainer = library(n_frames)
     from .lazy_dataset import Feeding, LazyDataset
 
     feeding = Feeding(shuffle_buffer, prefetch, seed, memory)
     conversion = Conversion(agent, downsample_frequency, downsample_offset, rewards, controlled_by)
     selection = select(episodes, conversion, action_size)
-    observations = LazyObservations(selection, _single(max_n, warp_width, warp_height), memory)
+    observations = LazyObservations(selection, _single(max_n, warp_width, warp_height), 0 if shuffle_buffer else memory)
     return LazyDataset(selection, observations, feeding, n_frames, **_discrete_stacks(trainer, n_frames))
 
 
@@ -129,7 +132,7 @@ def _single(max_n: int, warp_width: int, warp_height: int) -> ObservationParamet
     )
 
 
-def _d3rlpy(n_frames: int = 1) -> ModuleType:
+def library(n_frames: int = 1) -> ModuleType:
     """The module d3rlpy.dataset. d3rlpy imports gym, which greets every program with four lines about its successor."""
     if n_frames < 1:
         raise InvalidArgument(f"n_frames must be at least 1, not {n_frames}")
@@ -192,11 +195,16 @@ def dump(dataset: MDPDataset, file: Path) -> None:
         with unfinished.open("w+b") as stream:
             dataset.dump(stream)
         with h5py.File(unfinished, "r+") as stored:
-            stored.attrs["n_frames"] = _n_frames(dataset)
-            stored.attrs["action_size"] = dataset.dataset_info.action_size
+            remember(stored, _n_frames(dataset), dataset.dataset_info.action_size)
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remember(stored: Any, n_frames: int, action_size: int) -> None:
+    """Keep in an open HDF5 file of d3rlpy's what d3rlpy does not: `load` wants it."""
+    stored.attrs["n_frames"] = n_frames
+    stored.attrs["action_size"] = action_size
 
 
 def _n_frames(dataset: MDPDataset) -> int:
@@ -208,7 +216,7 @@ def _n_frames(dataset: MDPDataset) -> int:
 
 def load(file: Path | str) -> ReplayBuffer:
     """The dataset of a file that `dump` wrote, with its frame stacks and number of actions."""
-    trainer = _d3rlpy()
+    trainer = library()
     import h5py
 
     with h5py.File(file, "r") as stored:

@@ -15,6 +15,7 @@ from ..observations import ObservationParameters, processed_screens
 from ..warp import warp_for
 from .packed_logs import PackedLog, PackedLogs
 from .selection import Selection
+from .stacks import stacked
 
 __all__ = ["MEMORY", "SINGLE", "LazyObservations"]
 
@@ -82,11 +83,26 @@ class LazyObservations:
         return f"LazyObservations(shape={self.shape}, dtype={self.dtype})"
 
     def __getitem__(self, index: Any) -> npt.NDArray[np.uint8]:
-        """By a number, a slice, or an array of numbers, in any order: uint8 (..., 1, 84, 84). Raises IndexError."""
-        chosen = np.arange(len(self))[index]
+        """By a number, a slice, a mask, or numbers in any order: uint8 (..., 1, 84, 84). Raises IndexError."""
+        chosen = self._chosen(index)
         flat, back = np.unique(chosen.reshape(-1), return_inverse=True)
-        images = self._images(flat)
+        images = self.images_at(flat)
         return images[back].reshape(*chosen.shape, *self.shape[1:])
+
+    def _chosen(self, index: Any) -> npt.NDArray[np.int64]:
+        """The indices that are meant. Never a list of all, which would take longer than to make what is wanted."""
+        n = len(self)
+        if isinstance(index, slice):
+            return np.arange(*index.indices(n))
+        chosen = np.asarray(index)
+        if chosen.dtype == np.bool_ and chosen.shape == (n,):
+            return np.flatnonzero(chosen)
+        if isinstance(index, tuple) or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise IndexError(f"observations are indexed by whole numbers, a slice, or a mask of {n}, not by {index!r}")
+        chosen = chosen.astype(np.int64)
+        if chosen.size and not (chosen.min() >= -n and chosen.max() < n):
+            raise IndexError(f"indices are {-n} to {n - 1}")
+        return np.where(chosen < 0, chosen + n, chosen)
 
     def stacks(self, indices: npt.ArrayLike, n_frames: int) -> npt.NDArray[np.uint8]:
         """Each index with the ``n_frames - 1`` before it in its segment, oldest first: uint8 (k, n_frames, 84, 84).
@@ -96,15 +112,11 @@ class LazyObservations:
         last = np.asarray(indices, np.int64)
         if last.size and not (last.min() >= 0 and last.max() < len(self)):
             raise IndexError(f"indices are 0 to {len(self) - 1}")
-        wanted = last[:, None] - np.arange(n_frames - 1, -1, -1)
-        exists = wanted >= self._starts[np.searchsorted(self.ends, last, side="right")][:, None]
-        flat, back = np.unique(wanted[exists], return_inverse=True)
-        stacked = np.zeros((*wanted.shape, *self.shape[2:]), np.uint8)
-        stacked[exists] = self._images(flat)[back]
-        return stacked
+        starts = self._starts[np.searchsorted(self.ends, last, side="right")]
+        return stacked(self.images_at, last, starts, n_frames, self.shape[2:])
 
-    def _images(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """At unique ascending indices: uint8 (k, 84, 84)."""
+    def images_at(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """At unique ascending indices: uint8 (k, 84, 84). What an index array gives, with nothing to sort out."""
         images = np.empty((len(indices), *self.shape[2:]), np.uint8)
         for segment, start, stop in self._runs(indices):
             episode = self._frames_of[segment]

@@ -30,11 +30,11 @@ class Feeding:
     drawn from so many of them (`ShuffleBuffer`): faster, and only nearly uniform. ``prefetch``: batches that a thread
     makes ahead; 0 makes them when they are asked for, of the very transitions that d3rlpy would choose by numpy's
     global random numbers. ``seed``: of what a thread or a buffer chooses; by default one of those numbers.
-    ``memory``: bytes of packed change logs that are kept at most.
+    ``memory``: bytes of packed change logs that are kept at most; a shuffle buffer needs none.
     """
 
     shuffle_buffer: int = 0
-    prefetch: int = 2
+    prefetch: int = 1
     seed: int | None = None
     memory: int = 256 << 20
 

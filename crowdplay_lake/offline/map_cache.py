@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import InvalidArgument, LakeBusy, UnknownMap
+from ..errors import InvalidArgument, LakeBusy, UnknownMap, UnknownPath
 from .mapped import DATA, LOCK, MANIFEST, clear, maps_folder, read_manifest
 
 __all__ = ["CachedMap", "list_maps", "remove_maps"]
@@ -38,10 +38,12 @@ class CachedMap:
 def list_maps(folder: str | os.PathLike[str] | None = None) -> list[CachedMap]:
     """The maps in ``folder``, or ``folder`` itself if it is one; by default those in the cache folder.
 
-    One whose description is damaged has no lakes and no observations.
+    One whose description is damaged has no lakes and no observations. Raises UnknownPath where ``folder`` is none.
     """
     root = maps_folder() if folder is None else Path(folder).expanduser().absolute()
     if not root.is_dir():
+        if folder is not None:
+            raise UnknownPath(str(folder))
         return []
     candidates = [root] if _is_map(root) else sorted(path for path in root.iterdir() if path.is_dir())
     return [_described(path) for path in candidates if _is_map(path)]

@@ -18,7 +18,7 @@ _LOOK = 0.1
 
 
 class Prefetcher(Generic[_Item]):
-    """Calls ``make`` again and again in a thread, ``ahead`` times ahead of who calls `next`.
+    """Calls ``make`` again and again in a thread; ``ahead`` of what it makes, or is making, waits for `next`.
 
     What ``make`` raises is raised by `next`, once what was made before is taken; a later call starts anew. The thread
     ends with `close`, with this object, and with the process. After a fork the child starts its own.
@@ -41,6 +41,7 @@ class Prefetcher(Generic[_Item]):
                 if self._thread.is_alive() or not self._made.empty():
                     continue
                 raise RuntimeError("the thread that makes batches ended; it was closed meanwhile") from None
+            self._free.release()
             if error is not None:
                 self.close()
                 raise error
@@ -48,9 +49,10 @@ class Prefetcher(Generic[_Item]):
             return made
 
     def _start(self) -> None:
-        self._made: queue.Queue[Any] = queue.Queue(self._ahead)
+        self._made: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._free = threading.Semaphore(self._ahead)
         stop = threading.Event()
-        work = (self._make, self._made, stop)
+        work = (self._make, self._made, self._free, stop)
         # A daemon, for an exit does not wait for it to notice; the finalizer, which runs at exit too, ends it before.
         self._thread = threading.Thread(target=_run, args=work, name="crowdplay-lake prefetch", daemon=True)
         self._thread.start()
@@ -68,20 +70,16 @@ def _nothing() -> None:
     pass
 
 
-def _run(make: Callable[[], Any], made: queue.Queue[Any], stop: threading.Event) -> None:
+def _run(
+    make: Callable[[], Any], made: queue.SimpleQueue[Any], free: threading.Semaphore, stop: threading.Event
+) -> None:
     while not stop.is_set():
-        item: tuple[Any, BaseException | None]
+        if not free.acquire(timeout=_LOOK):
+            continue
         try:
-            item = make(), None
+            made.put((make(), None))
         except BaseException as error:
-            item = None, error
-        while not stop.is_set():
-            try:
-                made.put(item, timeout=_LOOK)
-                break
-            except queue.Full:
-                continue
-        if item[1] is not None:
+            made.put((None, error))
             return
 
 

@@ -12,7 +12,7 @@ from ..episode import Episode
 from ..errors import InvalidArgument
 from .transitions import Conversion, Segment, segments
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "common_action_size", "nothing_selected", "select"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ def select(episodes: Iterable[Episode], conversion: Conversion, action_size: int
     """
     chosen = tuple(segments(episodes, conversion))
     if not chosen:
-        who = conversion.controlled_by
-        what = "no episodes" if who is None else f"no steps of {conversion.agent!r} played by {who!r}"
-        raise InvalidArgument(f"{what} in the selection: nothing to train on")
+        raise nothing_selected(conversion)
     ends = np.cumsum([len(segment) for segment in chosen], dtype=np.int64)
     terminals = np.zeros(ends[-1], np.bool_)
     timeouts = np.zeros_like(terminals)
@@ -67,20 +65,34 @@ def select(episodes: Iterable[Episode], conversion: Conversion, action_size: int
         np.concatenate([segment.rewards for segment in chosen]).astype(np.float32),
         terminals,
         timeouts,
-        _action_size(chosen, int(actions.max()) + 1) if action_size is None else action_size,
+        common_action_size((segment.episode for segment in chosen), int(actions.max()) + 1, action_size),
     )
 
 
-def _action_size(chosen: Iterable[Segment], seen: int) -> int:
+def nothing_selected(conversion: Conversion) -> InvalidArgument:
+    """What is wrong with an empty selection."""
+    who = conversion.controlled_by
+    what = "no episodes" if who is None else f"no steps of {conversion.agent!r} played by {who!r}"
+    return InvalidArgument(f"{what} in the selection: nothing to train on")
+
+
+def common_action_size(episodes: Iterable[Episode], seen: int, told: int | None = None) -> int:
+    """The number of actions of ``episodes``, of which ``seen`` were seen. ``told``: that number, whatever they are.
+
+    Raises InvalidArgument where games have different action sets and none is told, or where more were seen.
+    """
+    if told is not None:
+        if told < seen:
+            raise InvalidArgument(f"action_size {told} is too small: there are actions up to {seen - 1}")
+        return told
     sets: dict[object, Episode] = {}
-    for segment in chosen:
-        episode = segment.episode
+    for episode in episodes:
         meanings = episode.action_meanings
         sets.setdefault(tuple(meanings) if meanings else episode.game, episode)
     if len(sets) > 1:
-        told = ", ".join(f"{_named(episode)} in {episode.game}" for episode in sets.values())
+        named = ", ".join(f"{_named(episode)} in {episode.game}" for episode in sets.values())
         raise InvalidArgument(
-            f"an action means different things in the games selected: {told}; choose episodes of one action set, or "
+            f"an action means different things in the games selected: {named}; choose episodes of one action set, or "
             "say action_size to train on them as they are"
         )
     return max(*(len(episode.action_meanings or ()) for episode in sets.values()), seen)

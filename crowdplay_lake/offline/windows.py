@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -38,16 +39,21 @@ class Transitions:
         self.n_frames = n_frames
         # After the last transition of each segment.
         self.counts = np.cumsum(lengths - ~terminal)
+        self._before = np.concatenate([[0], self.counts])
         self._observations = observations
 
     def __len__(self) -> int:
         return int(self.counts[-1])
 
+    @property
+    def window_shape(self) -> tuple[int, ...]:
+        """Of the images of the longest window."""
+        return (self.n_frames + 1, *self._observations.shape[1:])
+
     def locate(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """(segments, places in them) of transitions."""
         segments = np.searchsorted(self.counts, numbers, side="right")
-        before = np.concatenate([[0], self.counts])[segments]
-        return segments, numbers - before
+        return segments, numbers - self._before[segments]
 
     def windows(self, numbers: npt.NDArray[np.int64]) -> list[Window]:
         """The windows of transitions, made together."""
@@ -65,7 +71,7 @@ class Transitions:
     def runs(self) -> npt.NDArray[np.int64]:
         """(first, stop) of runs of successive transitions in one segment: int64 (k, 2)."""
         found = []
-        for start, stop in zip(np.concatenate([[0], self.counts[:-1]]).tolist(), self.counts.tolist(), strict=True):
+        for start, stop in itertools.pairwise(self._before.tolist()):
             found += [(first, min(first + RUN, stop)) for first in range(start, stop, RUN)]
         return np.array(found, np.int64).reshape(-1, 2)
 
@@ -81,26 +87,36 @@ class ShuffleBuffer:
     def __init__(self, transitions: Transitions, size: int, random: np.random.Generator) -> None:
         self._transitions = transitions
         self._random = random
-        self._stream = self._read()
         self._size = size
+        self._stream = self._read()
         self._held: list[Window] = []
 
     def draw(self, count: int) -> list[Window]:
         """So many different ones. Raises InvalidArgument where the buffer holds fewer."""
         if count > self._size:
             raise InvalidArgument(f"a batch of {count} from a shuffle buffer of {self._size}: make it larger")
-        while len(self._held) < self._size:
-            self._held.append(next(self._stream))
+        if not self._held:
+            # One array for all, that stays: small ones that come and go would leave holes in the process's memory.
+            self._images = np.empty((self._size, *self._transitions.window_shape), np.uint8)
+            self._held = [self._taken(at) for at in range(self._size)]
+        chosen = self._random.choice(self._size, count, replace=False)
+        images = self._images[chosen]
         drawn = []
-        for at in self._random.choice(self._size, count, replace=False).tolist():
-            drawn.append(self._held[at])
-            self._held[at] = next(self._stream)
+        for number, at in enumerate(chosen.tolist()):
+            held = self._held[at]
+            drawn.append(held._replace(images=images[number, : len(held.images)]))
+            self._held[at] = self._taken(at)
         return drawn
+
+    def _taken(self, at: int) -> Window:
+        """What is read next, in its place in the buffer."""
+        window = next(self._stream)
+        place = self._images[at, : len(window.images)]
+        place[:] = window.images
+        return window._replace(images=place)
 
     def _read(self) -> Iterator[Window]:
         runs = self._transitions.runs()
         while True:
             for first, stop in runs[self._random.permutation(len(runs))].tolist():
-                for window in self._transitions.windows(np.arange(first, stop)):
-                    # A copy: a view would keep the whole run for as long as one of it is held.
-                    yield window._replace(images=window.images.copy())
+                yield from self._transitions.windows(np.arange(first, stop))
