@@ -189,11 +189,12 @@ def map_observations(
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    with path.open("rb") as data:
-        mapping = mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ)
-    _populate(mapping)
-    # A plain array over the mapping: d3rlpy indexes one faster than a memmap.
-    return np.frombuffer(mapping, np.uint8).reshape(shape)
+    mapped = np.memmap(path, np.uint8, "r", shape=shape)
+    mapping: Any = mapped.base
+    if isinstance(mapping, mmap.mmap):
+        _populate(mapping)
+    # A plain array over it: d3rlpy indexes one faster than a memmap.
+    return np.asarray(mapped)
 
 
 def _populate(mapping: mmap.mmap) -> None:
