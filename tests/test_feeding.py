@@ -286,7 +286,7 @@ if len(sys.argv) > 2:
 @pytest.mark.parametrize("arguments", [[], ["fails"]], ids=str)
 def test_a_process_ends_though_a_thread_makes_batches(lake: Lake, arguments: list[str]) -> None:
     command = [sys.executable, "-c", EXIT, str(lake.path), *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == (3 if arguments else 0), ran.stderr
     assert "Error" not in ran.stderr
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..errors import CrowdPlayLakeError, InvalidArgument, InvalidLake
 from .lazy import LazyObservations
+from .numbering import TransitionNumbers
 from .selection import Selection
 from .stacks import ImagesAt, screens_of_stacks, stacked
 
@@ -52,12 +53,7 @@ class TransitionReader:
         self.agents, self._agent = _numbered([s.conversion.agent for s in selections for _ in s.segments])
         self.episode_ids, self._episode = _numbered([segment.episode.episode_id for segment in segments])
         self._terminal = np.array([segment.terminal for segment in segments])
-        lengths = np.array([len(segment) for segment in segments])
-        # By segment: its steps are rows, and those with a transition are numbered.
-        self._ends = np.cumsum(lengths)
-        self._starts = self._ends - lengths
-        self._transition_ends = np.cumsum(lengths - ~self._terminal)
-        self._transition_starts = self._transition_ends - (lengths - ~self._terminal)
+        self._numbers = TransitionNumbers(np.cumsum([len(segment) for segment in segments]), self._terminal)
         # By row. Packed: workers are sent it.
         self._actions = np.concatenate([s.actions for s in selections]).astype(np.min_scalar_type(self.action_size))
         self._rewards = np.concatenate([s.rewards for s in selections])
@@ -66,24 +62,24 @@ class TransitionReader:
             raise InvalidArgument("every episode of the selection was cut off after one step: nothing to train on")
 
     def __len__(self) -> int:
-        return int(self._transition_ends[-1])
+        return len(self._numbers)
 
     def batch(self, indices: npt.ArrayLike, images_at: ImagesAt | None = None) -> Arrays:
         """The transitions with these indices, in their order. Raises IndexError; InvalidLake, with the episode."""
         segment, row = self._locate(np.asarray(indices, np.int64))
-        ends = row == self._ends[segment] - 1
+        ends = row == self._numbers.ends[segment] - 1
         found: Arrays = {
             "action": self._actions[row].astype(np.int64),
             "reward": self._rewards[row],
             "terminal": ends,
-            "timeout": ~self._terminal[segment] & (row == self._ends[segment] - 2),
+            "timeout": ~self._terminal[segment] & (row == self._numbers.ends[segment] - 2),
             "agent": self._agent[segment],
             "episode": self._episode[segment],
             "step": self._steps[row].astype(np.int64),
         }
         # What follows a terminal shows nothing.
         shown = np.concatenate([row, row[~ends] + 1]) if self._next_observations else row
-        starts = self._starts[np.concatenate([segment, segment[~ends]]) if self._next_observations else segment]
+        starts = self._numbers.starts[np.concatenate([segment, segment[~ends]]) if self._next_observations else segment]
         stacks = stacked(images_at or self._images, shown, starts, self.n_frames, self.image_shape)
         found["observation"] = stacks[: len(row)]
         if self._next_observations:
@@ -97,19 +93,17 @@ class TransitionReader:
     def window(self, indices: _Indices) -> Window:
         """The transitions with these indices, with every screen that they show in memory."""
         segment, row = self._locate(indices)
-        wanted, exists = screens_of_stacks(row, self._starts[segment], self.n_frames)
+        wanted, exists = screens_of_stacks(row, self._numbers.starts[segment], self.n_frames)
         shown = wanted[exists]
         if self._next_observations:
-            shown = np.concatenate([shown, np.minimum(row + 1, self._ends[segment] - 1)])
+            shown = np.concatenate([shown, np.minimum(row + 1, self._numbers.ends[segment] - 1)])
         shown = np.unique(shown)
         return Window(self, shown, self._images(shown))
 
     def _locate(self, indices: _Indices) -> tuple[_Indices, _Indices]:
         """The segment and the row of transitions."""
-        if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
-            raise IndexError(f"transitions are 0 to {len(self) - 1}")
-        segment = np.searchsorted(self._transition_ends, indices, side="right")
-        return segment, indices - self._transition_starts[segment] + self._starts[segment]
+        segment, place = self._numbers.locate(indices)
+        return segment, place + self._numbers.starts[segment]
 
     def _images(self, rows: _Indices) -> npt.NDArray[np.uint8]:
         try:
@@ -132,7 +126,7 @@ class TransitionReader:
 
     def _told(self, error: Exception, rows: _Indices) -> Exception:
         """The error, with the episode that it is of: found by asking for them one by one."""
-        segments = np.searchsorted(self._ends, rows, side="right")
+        segments = np.searchsorted(self._numbers.ends, rows, side="right")
         for segment in np.unique(segments).tolist():
             own = rows[segments == segment]
             try:

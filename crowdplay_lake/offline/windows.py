@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from ..errors import InvalidArgument
 from .lazy import LazyObservations
+from .numbering import TransitionNumbers
 from .selection import Selection
 
 __all__ = ["ShuffleBuffer", "Transitions", "Window"]
@@ -28,32 +28,18 @@ class Window(NamedTuple):
     images: npt.NDArray[np.uint8]  # (k, 1, 84, 84): up to n_frames of the stack, and the next one where there is one
 
 
-class Transitions:
-    """The transitions of a selection, numbered as d3rlpy does: a segment that was cut off has none at its last step."""
+class Transitions(TransitionNumbers):
+    """The transitions of a selection, and the observations around them."""
 
     def __init__(self, selection: Selection, observations: LazyObservations, n_frames: int) -> None:
-        lengths = np.diff(selection.ends, prepend=0)
-        terminal = np.array([segment.terminal for segment in selection.segments])
-        self.starts = selection.ends - lengths
-        self.ends = selection.ends
+        super().__init__(selection.ends, np.array([segment.terminal for segment in selection.segments]))
         self.n_frames = n_frames
-        # After the last transition of each segment.
-        self.counts = np.cumsum(lengths - ~terminal)
-        self._before = np.concatenate([[0], self.counts])
         self._observations = observations
-
-    def __len__(self) -> int:
-        return int(self.counts[-1])
 
     @property
     def window_shape(self) -> tuple[int, ...]:
         """Of the images of the longest window."""
         return (self.n_frames + 1, *self._observations.shape[1:])
-
-    def locate(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(segments, places in them) of transitions."""
-        segments = np.searchsorted(self.counts, numbers, side="right")
-        return segments, numbers - self._before[segments]
 
     def windows(self, numbers: npt.NDArray[np.int64]) -> list[Window]:
         """The windows of transitions, made together."""
@@ -71,7 +57,7 @@ class Transitions:
     def runs(self) -> npt.NDArray[np.int64]:
         """(first, stop) of runs of successive transitions in one segment: int64 (k, 2)."""
         found = []
-        for start, stop in itertools.pairwise(self._before.tolist()):
+        for start, stop in zip(self.firsts.tolist(), self.stops.tolist(), strict=True):
             found += [(first, min(first + RUN, stop)) for first in range(start, stop, RUN)]
         return np.array(found, np.int64).reshape(-1, 2)
 
