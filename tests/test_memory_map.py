@@ -173,7 +173,7 @@ def test_a_map_that_lost_its_data_is_made_again(selection: Selection, expected: 
 
 def test_two_processes_make_it_once(lake: Lake, selection: Selection, expected: np.ndarray, tmp_path: Path) -> None:
     processes = [started(Path(str(lake.path)), tmp_path / "map", 0.05) for _ in range(2)]
-    counts = sorted(int(process.communicate(timeout=100)[0]) for process in processes)
+    counts = sorted(int(process.communicate(timeout=300)[0]) for process in processes)
     assert counts[0] == 0
     assert counts[1] > 1
     assert np.array_equal(map_observations(selection, SINGLE, tmp_path / "map"), expected)
