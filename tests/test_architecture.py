@@ -88,7 +88,11 @@ ONLY_IN = {
     "pandas": ("crowdplay_lake.query",),
     "cv2": (),
     # A forked process has another one read and write Delta's logs.
-    "subprocess": ("crowdplay_lake.forked",),
+    # And the queries of web pages run in one that can be killed.
+    "subprocess": ("crowdplay_lake.forked", "crowdplay_lake.web.queries"),
+    "starlette": ("crowdplay_lake.web",),
+    "uvicorn": ("crowdplay_lake.web",),
+    "anyio": ("crowdplay_lake.web",),
 }
 
 
@@ -135,6 +139,14 @@ def test_the_trainers_are_imported_only_when_asked_for() -> None:
     assert users <= {"crowdplay_lake.cli.commands"}
 
 
+def test_the_pages_are_imported_only_when_asked_for() -> None:
+    users = {m for m in importers("crowdplay_lake.web") if not within(m, "crowdplay_lake.web")}
+    assert users == {"crowdplay_lake.cli.serving"}
+    # What runs people's SQL has no need of a server.
+    loaded = run("import sys, crowdplay_lake.web.query_process; print(*sorted(sys.modules))").split()
+    assert set(loaded) & {"starlette", "uvicorn", "anyio", "typer"} == set()
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_no_eval_exec_or_assert(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text())
@@ -171,7 +183,7 @@ def test_a_module_says_what_it_is_and_is_read_in_one_sitting(module: str) -> Non
 
 HEAVY = [
     "torch", "gym", "gymnasium", "d3rlpy", "sqlalchemy", "pandas", "cv2", "ale_py", "multi_agent_ale_py",
-    "crowdplay_ingest", "typer", "sqlite3", "IPython", "matplotlib",
+    "crowdplay_ingest", "typer", "sqlite3", "starlette", "uvicorn", "IPython", "matplotlib",
 ]  # fmt: skip
 
 
@@ -202,6 +214,8 @@ MISSING = [
         "from crowdplay_lake.orm.session import lake_engine; lake_engine(None)",
         "orm",
     ),
+    ("starlette", "import crowdplay_lake.web.server", "web"),
+    ("uvicorn", "import crowdplay_lake.web.server", "web"),
     ("d3rlpy", "from crowdplay_lake.offline.d3rlpy import to_mdp_dataset; to_mdp_dataset([])", "d3rlpy"),
     (
         "pandas",

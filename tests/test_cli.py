@@ -22,14 +22,14 @@ from typer.testing import CliRunner
 
 from crowdplay_ingest.pipeline import IngestSummary
 from crowdplay_lake import Lake
-from crowdplay_lake.cli import annotating, commands, ingesting, main, maintenance
+from crowdplay_lake.cli import annotating, commands, ingesting, main, maintenance, serving
 from crowdplay_lake.schema import TABLES
 
 # Each enters its commands when it is imported, as `main` does.
-MODULES = (annotating, commands, ingesting, maintenance)
+MODULES = (annotating, commands, ingesting, maintenance, serving)
 COMMANDS = [
     *("record", "ingest", "info", "schema", "sql", "export", "annotate", "statistics"),
-    *("verify", "log", "compact", "vacuum", "remove"),
+    *("verify", "log", "compact", "vacuum", "remove", "serve"),
 ]
 MAIN = "from crowdplay_lake.cli import main; main()"
 

@@ -61,9 +61,9 @@ def common(
 
 def main() -> None:
     """Run the command: errors in one line on stderr and exit status 1; the traceback only with --verbose."""
-    from . import annotating, commands, ingesting, maintenance
+    from . import annotating, commands, ingesting, maintenance, serving
 
-    del annotating, commands, ingesting, maintenance
+    del annotating, commands, ingesting, maintenance, serving
     try:
         app()
     except BrokenPipeError:
