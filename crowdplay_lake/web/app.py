@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 import json
+import threading
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -40,6 +42,8 @@ __all__ = ["Limits", "create_app"]
 
 STATIC = Path(__file__).parent / "static"
 MOST_BODY = 100_000
+# Episodes among which one with a film is looked for, at the start.
+_LOOKED_THROUGH = 100
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,20 @@ class _Site:
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         del app
         self._queries.start()
+        threading.Thread(target=self._warm_up, daemon=True).start()
         try:
             yield
         finally:
             self._queries.close()
+
+    def _warm_up(self) -> None:
+        """Load what is compiled before somebody waits for it."""
+        with suppress(CrowdPlayLakeError, OSError):
+            lake = self._lakes.newest()
+            for episode in lake.episodes()[:_LOOKED_THROUGH]:
+                if episode.has_trajectory and len(episode.frame_shape) == 3 and episode.frame_shape[2] == 3:
+                    np.asarray(episode.observations()[:2])
+                    return
 
     # Pages
 

@@ -30,6 +30,8 @@ def rows_of(lake: Lake, asked: Mapping[str, Any], stop: Stop) -> dict[str, Any]:
         )
     if len(query) > LONGEST_QUERY:
         raise InvalidArgument(f"a query of {len(query):,} characters is more than the {LONGEST_QUERY:,} that are taken")
+    if any("\ud800" <= character <= "\udfff" for character in query):
+        raise InvalidArgument("the query holds half a character (a lone surrogate), which is no text")
     most = int(asked["rows"])
     began = time.perf_counter()
     # One more than is shown tells whether there are more.

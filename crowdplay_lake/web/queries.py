@@ -95,7 +95,7 @@ class Queries:
     def start(self) -> _Process:
         """The running process; a new one where there is none."""
         with self._lock:
-            if self._process is None or self._process.popen.poll() is not None:
+            if self._process is None or self._process.has_ended or self._process.popen.poll() is not None:
                 code = _START.format(path=sys.path, lake=str(self._path), memory=self._memory)
                 popen = subprocess.Popen(
                     [sys.executable, "-c", code],
@@ -116,6 +116,15 @@ class Queries:
             if self._process is not None:
                 self._process.end()
                 self._process = None
+
+    def _kill(self, process: _Process) -> None:
+        """End a process that listens to nothing; whoever asks next gets another one."""
+        with self._lock:
+            process.end()
+            if self._process is process:
+                self._process = None
+        # It is needed soon.
+        threading.Thread(target=self.start, daemon=True).start()
 
     async def ask(
         self, task: str, snapshot: Snapshot, asked: Mapping[str, Any], gone: Callable[[], Awaitable[bool]]
@@ -154,7 +163,7 @@ class Queries:
                 # Again and again: a query that is just beginning may miss it.
                 threading.Thread(target=process.tell, args=({"stop": number},), daemon=True).start()
                 if now > stopped + GRACE:
-                    process.end()
+                    self._kill(process)
                     answer.add_done_callback(lambda future: future.exception())
                     break
         raise QueryError(

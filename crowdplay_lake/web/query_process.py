@@ -44,19 +44,28 @@ class _Lakes:
         self._open: OrderedDict[str, Lake] = OrderedDict()
         self._lock = threading.Lock()
 
+    def open_newest(self) -> None:
+        """Have the lake at hand as it is now, before somebody asks."""
+        with suppress(CrowdPlayLakeError, OSError), self._lock:
+            lake = Lake(self._path)
+            self._open[lake.snapshot.row] = _warm(lake)
+
     def at(self, commit: int, row: str) -> Lake:
         """``row``: the part that holds the commit, which tells it from one of the same number in a lake made anew."""
         with self._lock:
             if row not in self._open:
-                lake = Lake(self._path, commit)
-                # Asked for twice, the wide view is kept in memory.
-                for _ in range(2):
-                    lake.sql("SELECT 1 FROM episode_agents LIMIT 1")
-                self._open[row] = lake
+                self._open[row] = _warm(Lake(self._path, commit))
             self._open.move_to_end(row)
             while len(self._open) > OPEN_LAKES:
                 self._open.popitem(last=False)
             return self._open[row]
+
+
+def _warm(lake: Lake) -> Lake:
+    # Asked for twice, the wide view is kept in memory.
+    for _ in range(2):
+        lake.sql("SELECT 1 FROM episode_agents LIMIT 1")
+    return lake
 
 
 class _Process:
@@ -65,6 +74,9 @@ class _Process:
         self._answers = answers
         self._lock = threading.Lock()
         self._stops: dict[int, Stop] = {}
+
+    def open_newest(self) -> None:
+        self._lakes.open_newest()
 
     def take(self, request: Mapping[str, Any]) -> None:
         if "stop" in request:
@@ -101,6 +113,7 @@ def serve(path: str, memory: int) -> None:
     os.dup2(2, 1)
     _limit_memory(memory)
     process = _Process(path, answers)
+    process.open_newest()
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         process.take(json.loads(line))

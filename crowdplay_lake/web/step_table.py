@@ -12,7 +12,7 @@ A chunk on the wire, little-endian::
     float64 × n     reward of the step; NaN: none
     float64 × n     score before the step
     int32 × n       action; -1: none
-    int16 × n       lives before the step; -1: not known
+    int32 × n       lives before the step; -1: not known
     uint8 × n       done after the step; 255: not known
     uint8 × n       who plays: 1 a human, 2 an AI, 0: not known
     uint8 × (n+1)   whether RAM before the step is known, from the step before the chunk's first on
@@ -56,7 +56,7 @@ class StepTable:
     reward: npt.NDArray[np.float64]
     score: npt.NDArray[np.float64]  # before the step
     action: npt.NDArray[np.int32]
-    lives: npt.NDArray[np.int16]  # before the step
+    lives: npt.NDArray[np.int32]  # before the step
     done: npt.NDArray[np.uint8]
     user_type: npt.NDArray[np.uint8]
     has_ram: npt.NDArray[np.uint8]
@@ -68,10 +68,10 @@ class StepTable:
         rows = episode.steps(agent, (*_COLUMNS, *RAM_COLUMNS))
         reward = _filled(rows, "reward", np.nan).astype(np.float64)
         done = _filled(rows, "done", None, UNKNOWN_DONE)
-        gained = np.cumsum(np.nan_to_num(reward))
+        gained = np.cumsum(np.where(np.isnan(reward), 0, reward))
         ram = np.stack([_filled(rows, name, 0) for name in RAM_COLUMNS], axis=1).astype(np.uint8)
         has_ram = rows[RAM_COLUMNS[0]].is_valid().to_numpy().astype(np.uint8)
-        lives = _filled(rows, "lives", -1).astype(np.int16)
+        lives = _filled(rows, "lives", -1).astype(np.int32)
         if is_rollout(episode):
             score = gained
             reward, done = _earlier(reward, np.nan), _earlier(done, UNKNOWN_DONE)
@@ -79,7 +79,7 @@ class StepTable:
             score = _later(gained, 0)
             ram, has_ram, lives = _later(ram, 0), _later(has_ram, 0), _later(lives, -1)
         action = _filled(rows, "action", -1).astype(np.int32)
-        user_type = _filled(rows, "user_type", 0).astype(np.uint8)
+        user_type = np.clip(_filled(rows, "user_type", 0), 0, 255).astype(np.uint8)
         return cls(reward, score, action, lives, done.astype(np.uint8), user_type, has_ram, ram)
 
     def packed(self, first: int, stop: int) -> bytes:
@@ -94,7 +94,7 @@ class StepTable:
         at = slice(first, stop)
         columns = [
             self.reward[at].astype("<f8"), self.score[at].astype("<f8"), self.action[at].astype("<i4"),
-            self.lives[at].astype("<i2"), self.done[at], self.user_type[at], has_ram, changes,
+            self.lives[at].astype("<i4"), self.done[at], self.user_type[at], has_ram, changes,
         ]  # fmt: skip
         return b"".join(column.tobytes() for column in columns)
 

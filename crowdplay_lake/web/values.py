@@ -28,7 +28,7 @@ def cell(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else _odd_float(value)
     if isinstance(value, Decimal):
-        return int(value) if value.is_finite() and value == int(value) and abs(value) <= EXACT else str(value)
+        return _decimal(value)
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, bytes):
@@ -38,6 +38,15 @@ def cell(value: Any) -> Any:
         return value.isoformat()
     text = value if isinstance(value, str) else json.dumps(_nested(value), ensure_ascii=False)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+
+def _decimal(value: Decimal) -> int | float | str:
+    if not value.is_finite() or abs(value) > EXACT:
+        return str(value)
+    if value == int(value):
+        return int(value)
+    # Of so many digits each double is the nearest to one number.
+    return float(value) if len(value.as_tuple().digits) <= 15 else str(value)
 
 
 def _odd_float(value: float) -> str:
