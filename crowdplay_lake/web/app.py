@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import threading
@@ -42,6 +43,9 @@ __all__ = ["Limits", "create_app"]
 
 STATIC = Path(__file__).parent / "static"
 MOST_BODY = 100_000
+# Seconds for the process of queries to start, and for what is compiled to load: the first time that takes long.
+_START_WITHIN = 20.0
+_WARM_WITHIN = 3.0
 # Episodes among which one with a film is looked for, at the start.
 _LOOKED_THROUGH = 100
 
@@ -103,8 +107,11 @@ class _Site:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         del app
-        self._queries.start()
-        threading.Thread(target=self._warm_up, daemon=True).start()
+        # The address is told once the first page is not the one that waits.
+        warm = threading.Thread(target=self._warm_up, daemon=True)
+        warm.start()
+        await asyncio.to_thread(self._queries.start().ready.wait, _START_WITHIN)
+        await asyncio.to_thread(warm.join, _WARM_WITHIN)
         try:
             yield
         finally:
@@ -112,7 +119,8 @@ class _Site:
 
     def _warm_up(self) -> None:
         """Load what is compiled before somebody waits for it."""
-        with suppress(CrowdPlayLakeError, OSError):
+        # What is wrong with an episode is told to who asks for it.
+        with suppress(Exception):
             lake = self._lakes.newest()
             for episode in lake.episodes()[:_LOOKED_THROUGH]:
                 if episode.has_trajectory and len(episode.frame_shape) == 3 and episode.frame_shape[2] == 3:

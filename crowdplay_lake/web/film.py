@@ -27,8 +27,8 @@ from ..observations import ObservationParameters
 
 __all__ = ["CHUNK", "SEEN_CHUNK", "chunk_of_film", "chunk_of_seen"]
 
-# Steps of a chunk: 17 seconds of the film, 4 of the processed screens.
-CHUNK = 1_024
+# Steps of a chunk: 8 seconds of the film, 4 of the processed screens.
+CHUNK = 512
 SEEN_CHUNK = 256
 SEEN = ObservationParameters(stack_n=1)
 _FORMAT = 1

@@ -76,7 +76,7 @@ function bars(labels, values, xName, yName) {
       view.append(bar);
     }
     const label = String(labels[i]);
-    const most = Math.max(4, Math.floor((width * every) / 7));
+    const most = Math.max(4, Math.floor((width * every) / 9));
     if (i % every === 0) view.append(svg("text", { x: left + width / 2, y: HEIGHT - EDGE.bottom + 18, class: "middle" }, label.length > most ? `${label.slice(0, most - 1)}…` : label));
   });
   named(view, xName, yName);

@@ -155,9 +155,9 @@ export class Chunks {
     return entry.promise;
   }
 
-  /** Have what comes after `step` at hand. */
-  ahead(step) {
-    const next = (this.of(step) + 1) * this.size;
-    if (next < this.count * this.size && !this.kept.has(this.of(next))) this.load(next);
+  /** Have what comes after `step` at hand: the next chunk, or more of them. */
+  ahead(step, chunks = 1) {
+    for (let next = this.of(step) + 1; next <= Math.min(this.of(step) + chunks, this.count - 1); next++)
+      if (!this.kept.has(next)) this.load(next * this.size);
   }
 }

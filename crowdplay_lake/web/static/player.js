@@ -38,7 +38,7 @@ function openAgent(index) {
   const common = { id, commit: episode.commit, agent: name };
   if (!film || !episode.shared_screen) {
     screen = new Screen(canvas, { ...episode, palette });
-    film = new Chunks(episode.chunk, episode.steps, async (chunk) => parseFilm(await getBytes("/api/film", { ...common, chunk })), 12);
+    film = new Chunks(episode.chunk, episode.steps, async (chunk) => parseFilm(await getBytes("/api/film", { ...common, chunk })), 16);
   }
   if (!seenChunks || !episode.shared_screen)
     seenChunks = new Chunks(episode.seen_chunk, episode.steps, async (chunk) => parseSeen(await getBytes("/api/seen", { ...common, chunk })), 8);
@@ -66,7 +66,7 @@ async function seek(to) {
 function draw(to) {
   step = wanted = to;
   film.load(to);
-  film.ahead(to);
+  film.ahead(to, playing ? Math.max(1, speed / 4) : 1);
   try {
     screen.show(film.at(to), to);
   } catch (error) {
@@ -88,7 +88,7 @@ function draw(to) {
 
 function drawSteps() {
   const chunk = steps.at(step);
-  steps.ahead(step);
+  steps.ahead(step, playing ? Math.max(1, speed / 4) : 1);
   if (!chunk) {
     agents.wait();
     const mine = step;
