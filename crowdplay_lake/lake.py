@@ -17,7 +17,7 @@ from .episode import Environment, Episode, User
 from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, UnknownTable
 from .observations import ObservationParameters
 from .owners import Columns, KeywordsByOwner, Row
-from .query import Database, Parameters, QueryResult
+from .query import Database, Parameters, QueryResult, Stop
 from .schema import ALL_AGENTS, EPISODES, TABLES, UNKNOWN
 from .snapshot import Snapshot, open_snapshot
 from .storage import AnyPath, as_path
@@ -117,20 +117,28 @@ class Lake:
         database.lock()
         return database
 
-    def sql(self, query: str, params: Parameters = None, tables: Mapping[str, Any] | None = None) -> QueryResult:
+    def sql(
+        self,
+        query: str,
+        params: Parameters = None,
+        tables: Mapping[str, Any] | None = None,
+        max_rows: int | None = None,
+        stop: Stop | None = None,
+    ) -> QueryResult:
         """Run one reading SQL statement.
 
         It sees the tables of the lake and three views. `episode_agents`: one row per episode and agent, with everything
         known of the episode, its environment and its user as typed columns (`score`, `time_played` in seconds, `game`,
         …); `environment_agents`: the same per sitting; `episode_steps`: steps with their episode. See `schema`.
         ``params``: values for ``?`` or ``$name``. ``tables``: frames of your own to join in, by name.
+        ``max_rows``: at most so many rows are computed. ``stop``: a `query.Stop`, to end it from another thread.
 
         Raises UnknownColumn and UnknownTable with the nearest names, QueryNotAllowed for what would write or leave the
         lake, QueryError for the rest.
         """
         if WIDE in query.lower():
             self._keep_wide()
-        return self._database.query(query, params, tables)
+        return self._database.query(query, params, tables, max_rows, stop)
 
     def _keep_wide(self) -> None:
         with self._wide_lock:

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-__all__ = ["Database", "QueryResult", "ReadingConnection", "identifier", "literal"]
+__all__ = ["Database", "QueryResult", "ReadingConnection", "Stop", "identifier", "literal"]
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -113,6 +114,37 @@ class QueryResult:
 
     def _repr_html_(self) -> str:
         return self.pl()._repr_html_()
+
+
+class Stop:
+    """Stops a query from another thread: ``lake.sql(query, stop=stop)`` there, ``stop()`` here.
+
+    The query ends with a QueryError. One that is only about to begin may miss it: call again until it has ended.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cursor: duckdb.DuckDBPyConnection | None = None
+        self._is_asked = False
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._is_asked = True
+            if self._cursor is not None:
+                self._cursor.interrupt()
+
+    @contextlib.contextmanager
+    def watching(self, cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """While this holds, a call interrupts ``cursor``. Raises QueryError where there was one before."""
+        with self._lock:
+            if self._is_asked:
+                raise QueryError("the query was stopped before it began")
+            self._cursor = cursor
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._cursor = None
 
 
 def _plain_parameters(parameters: Parameters) -> Parameters:
@@ -225,20 +257,33 @@ class Database:
             names.setdefault(table, []).append(column)
         return names
 
-    def query(self, query: str, parameters: Parameters = None, tables: Mapping[str, Any] | None = None) -> QueryResult:
-        """Run one reading statement on a cursor of its own. ``tables``: frames to join in, by name."""
+    def query(
+        self,
+        query: str,
+        parameters: Parameters = None,
+        tables: Mapping[str, Any] | None = None,
+        max_rows: int | None = None,
+        stop: Stop | None = None,
+    ) -> QueryResult:
+        """Run one reading statement on a cursor of its own. ``tables``: frames to join in, by name.
+
+        ``max_rows``: no more of them are computed. ``stop``: what may stop it.
+        """
         parameters = _plain_parameters(parameters)
         cursor = self._connection.cursor()
         statement = query
         try:
-            statement = self.reading_statement(query)
-            for name, frame in (tables or {}).items():
-                if frame is None:
-                    raise InvalidArgument(f"tables: {name!r} is None, a frame is expected")
-                cursor.register(name, frame)
-            return QueryResult(cursor.sql(statement, params=parameters).to_arrow_table())
-        except duckdb.Error as error:
-            raise self.translated(_in_detail(error, cursor, statement, parameters), query) from error
+            with contextlib.nullcontext() if stop is None else stop.watching(cursor):
+                try:
+                    statement = self.reading_statement(query)
+                    for name, frame in (tables or {}).items():
+                        if frame is None:
+                            raise InvalidArgument(f"tables: {name!r} is None, a frame is expected")
+                        cursor.register(name, frame)
+                    rows = cursor.sql(statement, params=parameters)
+                    return QueryResult((rows if max_rows is None else rows.limit(max_rows)).to_arrow_table())
+                except duckdb.Error as error:
+                    raise self.translated(_in_detail(error, cursor, statement, parameters), query) from error
         finally:
             for name in tables or {}:
                 cursor.unregister(name)

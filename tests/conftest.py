@@ -100,6 +100,20 @@ def bucket(s3_server: str) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def film_lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Raw episodes for the player, longer than a chunk of film, and the lake of them. Not to be changed."""
+    folder = tmp_path_factory.mktemp("films")
+    two = EpisodePlan(1_300, ("sticky", "sticky"))
+    plan = [
+        EnvironmentPlan("breakout_mturk", (EpisodePlan(2_300, ("skilled",)),), ("gus",)),
+        EnvironmentPlan("space_invaders_2p_competitive_mturk", (two,), ("ada", "ben")),
+    ]
+    record(folder / "raw", plan, RecordingOptions(seed=3, compression="gz"))
+    ingest(folder / "raw", folder / "lake")
+    return folder / "raw", folder / "lake"
+
+
 SHORT_GAMES = [
     EnvironmentPlan("breakout_mturk", (EpisodePlan(40), EpisodePlan(30)), ("ben",)),
     EnvironmentPlan("space_invaders_2p_competitive_mturk", (EpisodePlan(40, ("sticky", "sticky")),), ("ada", "ben")),

@@ -93,7 +93,11 @@ ONLY_IN = {
     "pandas": ("crowdplay_lake.query",),
     "cv2": (),
     # A forked process has another one read and write Delta's logs.
-    "subprocess": ("crowdplay_lake.forked",),
+    # And the queries of web pages run in one that can be killed.
+    "subprocess": ("crowdplay_lake.forked", "crowdplay_lake.web.queries"),
+    "starlette": ("crowdplay_lake.web",),
+    "uvicorn": ("crowdplay_lake.web",),
+    "anyio": ("crowdplay_lake.web",),
 }
 
 
@@ -140,6 +144,14 @@ def test_the_trainers_are_imported_only_when_asked_for() -> None:
     assert users <= {f"crowdplay_lake.cli.{name}" for name in ("caching", "exporting", "training")}
 
 
+def test_the_pages_are_imported_only_when_asked_for() -> None:
+    users = {m for m in importers("crowdplay_lake.web") if not within(m, "crowdplay_lake.web")}
+    assert users == {"crowdplay_lake.cli.serving"}
+    # What runs people's SQL has no need of a server.
+    loaded = run("import sys, crowdplay_lake.web.query_process; print(*sorted(sys.modules))").split()
+    assert set(loaded) & {"starlette", "uvicorn", "anyio", "typer"} == set()
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_no_eval_exec_or_assert(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text())
@@ -177,6 +189,7 @@ def test_a_module_says_what_it_is_and_is_read_in_one_sitting(module: str) -> Non
 HEAVY = [
     "torch", "gym", "gymnasium", "d3rlpy", "sqlalchemy", "pandas", "cv2", "ale_py", "multi_agent_ale_py",
     "crowdplay_ingest", "typer", "sqlite3", "IPython", "matplotlib", "minari", "datasets", "h5py", "PIL",
+    "starlette", "uvicorn",
 ]  # fmt: skip
 
 
@@ -219,6 +232,8 @@ MISSING = [
         "from crowdplay_lake.orm.session import lake_engine; lake_engine(None)",
         "orm",
     ),
+    ("starlette", "import crowdplay_lake.web.server", "web"),
+    ("uvicorn", "import crowdplay_lake.web.server", "web"),
     ("d3rlpy", "from crowdplay_lake.offline.d3rlpy import to_mdp_dataset; to_mdp_dataset([])", "d3rlpy"),
     ("torch", "import crowdplay_lake.offline.torch", "torch"),
     *(

@@ -32,7 +32,7 @@ APP = whole_app()
 COMMANDS = [
     *("record", "ingest", "info", "schema", "sql", "export", "annotate", "statistics"),
     *("verify", "log", "compact", "vacuum", "remove"),
-    *("train", "rollout"),
+    *("train", "rollout", "serve"),
 ]
 # Commands that have commands.
 GROUPS = {"cache": ["list", "remove"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
@@ -18,6 +19,7 @@ from conftest import read_raw
 
 from crowdplay_lake import Lake, QueryResult
 from crowdplay_lake.errors import CrowdPlayLakeError, QueryError, QueryNotAllowed, UnknownColumn, UnknownTable
+from crowdplay_lake.query import Stop
 
 # Questions
 
@@ -575,3 +577,35 @@ def test_queries_in_threads_do_not_disturb_each_other(lake: Lake) -> None:
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(ask, range(60)))
     assert answers == ["scoer" if number % 10 == 0 else expected for number in range(60)]
+
+
+# Limits
+
+
+def test_no_more_rows_than_asked_for(lake: Lake) -> None:
+    assert lake.sql("FROM range(10) ORDER BY range DESC", max_rows=3).fetchall() == [(9,), (8,), (7,)]
+    assert len(lake.sql("FROM range(10)", max_rows=20)) == 10
+    assert len(lake.sql("FROM range(10) WHERE range > ?", [5], max_rows=2)) == 2
+    assert len(lake.sql("PIVOT episodes ON game USING count(*)", max_rows=1)) == 1
+    assert lake.sql("SELECT 1 AS a, 2 AS a", max_rows=1).fetchall() == [(1, 2)]
+
+
+def test_a_query_is_stopped_from_another_thread(lake: Lake) -> None:
+    stop = Stop()
+    ended = threading.Event()
+
+    def keep_stopping() -> None:
+        while not ended.wait(0.1):
+            stop()
+
+    thread = threading.Thread(target=keep_stopping)
+    thread.start()
+    try:
+        with pytest.raises(QueryError, match=r"Interrupted|stopped"):
+            lake.sql("SELECT count(*) FROM range(100000000000) a, range(1000000) b", stop=stop)
+        with pytest.raises(QueryError, match="before it began"):
+            lake.sql("SELECT 1", stop=stop)
+    finally:
+        ended.set()
+        thread.join()
+    assert lake.sql("SELECT 1", stop=Stop()).fetchall() == [(1,)]

@@ -62,7 +62,7 @@ def common(
 
 def whole_app() -> typer.Typer:
     """`app` with all its commands: each module of them puts its own in."""
-    for module in ("annotating", "caching", "commands", "exporting", "ingesting", "maintenance", "training"):
+    for module in ("annotating", "caching", "commands", "exporting", "ingesting", "maintenance", "serving", "training"):
         import_module(f".{module}", __package__)
     return app
 
