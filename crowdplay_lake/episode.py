@@ -225,6 +225,12 @@ class Episode:
         length = "no trajectory" if steps is None else f"{steps} steps"
         return f"Episode({self.episode_id!r}, {self.game}, {length}, agents={self.agents})"
 
+    def _repr_html_(self) -> str:
+        """For a notebook: facts, a film strip, the curve of its score."""
+        from .pictures.notebook import as_html
+
+        return as_html(self)
+
     # Rows
 
     def _agent_index(self, agent: str) -> int:

@@ -69,7 +69,7 @@ ONLY_IN = {
     "minari": ("crowdplay_lake.offline.exports.minari",),
     "datasets": ("crowdplay_lake.offline.exports.huggingface",),
     "h5py": ("crowdplay_lake.offline",),
-    "PIL": ("crowdplay_lake.offline.exports.huggingface",),
+    "PIL": ("crowdplay_lake.offline.exports.huggingface", "crowdplay_lake.pictures"),
     "sqlalchemy": ("crowdplay_lake.orm",),
     "duckdb_engine": ("crowdplay_lake.orm",),
     "deltalake": ("crowdplay_lake.commit", "crowdplay_lake.delta", "crowdplay_lake.snapshot"),
