@@ -89,6 +89,7 @@ ONLY_IN = {
     "ale_py": ("crowdplay_ingest",),
     "multi_agent_ale_py": ("crowdplay_ingest",),
     "typer": ("crowdplay_lake.cli",),
+    "av": ("crowdplay_lake.pictures.video",),
     "matplotlib": ("crowdplay_lake.offline.benchmark.results",),
     "pandas": ("crowdplay_lake.query",),
     "cv2": (),
@@ -176,7 +177,7 @@ def test_a_module_says_what_it_is_and_is_read_in_one_sitting(module: str) -> Non
 
 HEAVY = [
     "torch", "gym", "gymnasium", "d3rlpy", "sqlalchemy", "pandas", "cv2", "ale_py", "multi_agent_ale_py",
-    "crowdplay_ingest", "typer", "sqlite3", "IPython", "matplotlib", "minari", "datasets", "h5py", "PIL",
+    "crowdplay_ingest", "typer", "sqlite3", "IPython", "matplotlib", "minari", "datasets", "h5py", "PIL", "av",
 ]  # fmt: skip
 
 
@@ -236,6 +237,7 @@ MISSING = [
         "train",
     ),
     ("matplotlib", "from crowdplay_lake.offline.benchmark.results import require_plotting as r; r()", "train"),
+    ("av", "from crowdplay_lake.pictures.video import require_av; require_av()", "video"),
     (
         "pandas",
         "import pyarrow as pa; from crowdplay_lake import QueryResult; QueryResult(pa.table({})).df()",

@@ -33,7 +33,7 @@ COMMANDS = [
     *("record", "ingest", "info", "schema", "sql", "export", "annotate", "statistics"),
     *("verify", "log", "compact", "vacuum", "remove"),
     *("train", "rollout"),
-    *("show",),
+    *("show", "video"),
 ]
 # Commands that have commands.
 GROUPS = {"cache": ["list", "remove"]}

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .app import LakeArgument, OutputOption, app
-from .output import Output, print_json, stdout
+from .output import Output, human_bytes, print_json, stderr, stdout
+from .progress import StagesBar
 
 if TYPE_CHECKING:
     pass
 
 __all__: list[str] = []
+
+INTERRUPTED = 130
 
 EpisodeArgument = Annotated[str, typer.Argument(metavar="EPISODE", help="The id of an episode.", show_default=False)]
 AgentOption = Annotated[
@@ -54,3 +57,50 @@ def show(
     else:
         told = f"{png}: step {step:,} of {len(chosen):,}, {chosen.game}, {width} x {height} pixels"
         stdout.print(told, markup=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: crowdplay-lake video lake/ 0a1b2c3d4e5f --processed --out game.mp4")
+def video(
+    lake: LakeArgument,
+    episode: EpisodeArgument,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The video to write: .mp4, .gif or .apng.", show_default=False)
+    ],
+    agent: AgentOption = None,
+    start: Annotated[int, typer.Option(help="The first step.")] = 0,
+    stop: Annotated[
+        int | None, typer.Option(help="The step to end before; the episode's end by default.", show_default=False)
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second; 60 by default, of a GIF 50.", show_default=False)
+    ] = None,
+    speed: Annotated[float, typer.Option(help="1: as it was played; 4: four times as fast.")] = 1.0,
+    scale: Annotated[int, typer.Option(help="How wide a pixel becomes.")] = 2,
+    overlay: Annotated[
+        bool,
+        typer.Option("--overlay/--no-overlay", help="Time, score, lives, action and player, below the picture."),
+    ] = True,
+    processed: Annotated[bool, typer.Option("--processed", help="The 84 x 84 image beside the screen.")] = False,
+    overwrite: OverwriteOption = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Write an episode as a video, whole or not at all. Needs the extra `video`.
+
+    GIF and APNG show the frames without loss; MP4 is H.264. Score and lives are those before each step.
+    """
+    from ..lake import Lake
+    from ..pictures.video import VideoOptions, write_video
+
+    options = VideoOptions(start, stop, fps, speed, scale, overlay, processed)
+    try:
+        with StagesBar() as bar:
+            summary = write_video(Lake(lake).episode(episode), out, agent, options, overwrite, bar.tell)
+    except KeyboardInterrupt:
+        stderr.print("interrupted: nothing was written")
+        raise typer.Exit(INTERRUPTED) from None
+    if output is Output.JSON:
+        told = {"file": summary.path, "frames": summary.frames, "seconds": summary.seconds}
+        print_json({**told, "width": summary.width, "height": summary.height, "bytes": summary.bytes})
+    else:
+        size = f"{summary.width} x {summary.height} pixels, {human_bytes(summary.bytes)}"
+        stdout.print(f"{out}: {summary.frames:,} frames, {summary.seconds:.1f} s, {size}", markup=False, soft_wrap=True)
