@@ -90,7 +90,7 @@ ONLY_IN = {
     "multi_agent_ale_py": ("crowdplay_ingest",),
     "typer": ("crowdplay_lake.cli",),
     "av": ("crowdplay_lake.pictures.video",),
-    "matplotlib": ("crowdplay_lake.offline.benchmark.results",),
+    "matplotlib": ("crowdplay_lake.offline.benchmark.results", "crowdplay_lake.pictures.charts"),
     "pandas": ("crowdplay_lake.query",),
     "cv2": (),
     # A forked process has another one read and write Delta's logs.
@@ -237,6 +237,7 @@ MISSING = [
         "train",
     ),
     ("matplotlib", "from crowdplay_lake.offline.benchmark.results import require_plotting as r; r()", "train"),
+    ("matplotlib", "from crowdplay_lake.pictures.charts import require_matplotlib as r; r()", "plot"),
     ("av", "from crowdplay_lake.pictures.video import require_av; require_av()", "video"),
     (
         "pandas",

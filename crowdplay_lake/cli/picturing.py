@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,3 +105,41 @@ def video(
     else:
         size = f"{summary.width} x {summary.height} pixels, {human_bytes(summary.bytes)}"
         stdout.print(f"{out}: {summary.frames:,} frames, {summary.seconds:.1f} s, {size}", markup=False, soft_wrap=True)
+
+
+class Chart(StrEnum):
+    """What `plot` draws."""
+
+    HOURS = "hours"
+    SCORES = "scores"
+    TIMELINE = "timeline"
+    HEATMAP = "heatmap"
+
+
+@app.command(epilog="Example: crowdplay-lake plot lake/ scores --where \"source = 'mturk'\" --png scores.png")
+def plot(
+    lake: LakeArgument,
+    chart: Annotated[
+        Chart,
+        typer.Argument(help="Hours per task, scores per task, when it was recorded, or where screens change."),
+    ],
+    png: PngOption,
+    where: Annotated[
+        str | None, typer.Option(help="An SQL condition over episode_agents that chooses episodes; all by default.")
+    ] = None,
+    most_episodes: Annotated[int, typer.Option(help="Of a heat map: at most that many of a game.", min=1)] = 100,
+    overwrite: OverwriteOption = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Draw a chart of a lake as PNG. Needs the extra `plot`."""
+    from ..lake import Lake
+    from ..pictures.charts import plot as draw
+
+    with StagesBar() as bar:
+        summary = draw(Lake(lake), chart.value, png, where, most_episodes, overwrite, bar.tell)
+    if output is Output.JSON:
+        told = {"file": summary.path, "chart": summary.kind, "episodes": summary.episodes}
+        print_json({**told, "left_out": summary.left_out})
+    else:
+        left_out = f", {summary.left_out:,} left out" if summary.left_out else ""
+        stdout.print(f"{png}: {chart.value} of {summary.episodes:,} episodes{left_out}", markup=False, soft_wrap=True)
