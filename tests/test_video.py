@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 from typer.testing import CliRunner
 
 from crowdplay_lake import Episode, Lake
 from crowdplay_lake.cli.app import whole_app
 from crowdplay_lake.errors import CrowdPlayLakeError, InvalidArgument
+from crowdplay_lake.pictures.drawing import text_mask
 from crowdplay_lake.pictures.facts import Moment, Moments
 from crowdplay_lake.pictures.panel import Panel
 from crowdplay_lake.pictures.video import write_video
@@ -143,8 +146,18 @@ def test_the_overlay_tells_moments_apart() -> None:
     drawn = {panel.draw(black, moment, None).tobytes() for moment in moments}
     assert len(drawn) == len(moments)
     # The stick alone tells actions apart, too.
-    sticks = {panel.draw(black, moment, None)[210:, :40].tobytes() for moment in moments[3:]}
+    sticks = {panel.draw(black, moment, None)[210:, :50].tobytes() for moment in moments[3:]}
     assert len(sticks) == 5
+
+
+@given(st.text("0123456789,. abcXYZ", min_size=1, max_size=20), st.integers(10, 40))
+@settings(max_examples=50, deadline=None)
+def test_a_text_is_drawn_to_its_last_letter(text: str, size: int) -> None:
+    shorter, whole = text_mask(f"{text}|", size), text_mask(f"{text}|8", size)
+    assert whole.shape[1] > shorter.shape[1]
+    assert (whole[:, : shorter.shape[1]] == shorter).all()
+    # The column after the stroke is empty, and then there is an 8, as wide as it is alone.
+    assert whole[:, shorter.shape[1] :].any(axis=0).sum() == text_mask("8", size).any(axis=0).sum()
 
 
 def test_too_many_colors_for_a_gif_are_told() -> None:
@@ -168,10 +181,10 @@ def test_the_command_writes_a_video_of_the_agent_it_is_told(lake: Lake, tmp_path
     told = CliRunner().invoke(whole_app(), [*arguments, "--out", str(first), "--output", "json"])
     assert told.exit_code == 0, told.output
     assert json.loads(told.stdout) | {"bytes": 0} == {
-        "file": str(first), "frames": 9, "seconds": 0.18, "width": 160, "height": 263, "bytes": 0,
+        "file": str(first), "frames": 9, "seconds": 0.18, "width": 160, "height": 272, "bytes": 0,
     }  # fmt: skip
     again = CliRunner().invoke(whole_app(), [*arguments, "--out", str(second), "--agent", "game_0>player_1"])
-    assert again.stdout.startswith(f"{second}: 9 frames, 0.2 s, 160 x 263 pixels")
+    assert again.stdout.startswith(f"{second}: 9 frames, 0.2 s, 160 x 272 pixels")
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["first.gif", "second.gif"]
     # One screen, another's actions.
     pairs = list(zip(decoded(first), decoded(second), strict=True))

@@ -208,8 +208,9 @@ def _scores(selection: _Selection, figure: Any) -> tuple[int, int]:
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
-    margin = 0.03 * (high - low) or 1.0
-    return low - margin, high + margin
+    """Both ends with room beyond them."""
+    margin = 0.03 * ((high - low) or 1.0)
+    return low - margin, (high if high > low else low + 1.0) + margin
 
 
 def _timeline(selection: _Selection, figure: Any) -> tuple[int, int]:
@@ -237,6 +238,7 @@ def _timeline(selection: _Selection, figure: Any) -> tuple[int, int]:
     for game, amount in amounts.items():
         axes.bar(middle, amount / size, width=0.85 * days, bottom=below, color=colors[game], label=game)
         below += amount / size
+    axes.set_ylim(0, 1.05 * float(below.max()))
     _dates(axes, first, last)
     axes.set_ylabel(f"{unit} of play")
     axes.set_xlabel("day of the recording" if days == 1 else f"day of the recording, {days} days a bar")

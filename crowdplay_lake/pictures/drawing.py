@@ -68,12 +68,14 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 @functools.lru_cache(maxsize=4096)
 def text_mask(text: str, size: int) -> npt.NDArray[np.bool_]:
     """Where ``text`` covers the ground, bool (height, width): no shades, so that it costs one colour."""
-    _, _, right, bottom = font(size).getbbox(text)
     height = size + size // 3
-    image = Image.new("1", (max(1, int(right)), max(height, int(bottom))))
+    # Letters without shades can be wider than the font says.
+    image = Image.new("1", (size * (len(text) + 1), height))
     draw = ImageDraw.Draw(image)
     draw.fontmode = "1"
     draw.text((0, 0), text, fill=1, font=font(size))
-    mask = np.array(image)
+    whole = np.array(image)
+    used = np.flatnonzero(whole.any(axis=0))
+    mask = whole[:, : used[-1] + 1 if len(used) else 1]
     mask.flags.writeable = False
     return mask

@@ -74,7 +74,7 @@ class Panel:
 
     @property
     def _text_size(self) -> int:
-        return max(10, 7 * self.scale)
+        return max(12, 7 * self.scale)
 
     @property
     def _line(self) -> int:
@@ -121,12 +121,14 @@ class Panel:
                 top, left = GAP // 2 + y * cell, GAP // 2 + x * cell
                 band[top + edge : top + cell - edge, left + edge : left + cell - edge] = inks + color
         lives = "" if moment.lives is None else f"   lives {moment.lives}"
+        # What may be cut off where the picture is narrow comes last.
+        who = f"{moment.player}   " if moment.player else ""
         lines = [
             (f"score {moment.score:,}{lives}", BRIGHT),
-            (f"{moment.action_name}   {moment.player}", OTHER if moment.player == "AI" else BRIGHT),
-            (f"{clock(moment.seconds)}   step {moment.step:,}", DIM),
+            (moment.action_name, BRIGHT),
+            (f"{who}{clock(moment.seconds)}   step {moment.step:,}", OTHER if moment.player == "AI" else DIM),
         ]
         for number, (text, color) in enumerate(lines):
             mask = text_mask(text, self._text_size)
-            place = band[number * self._line :, side + 2 * GAP :][: mask.shape[0], : mask.shape[1]]
+            place = band[number * self._line :, side + GAP :][: mask.shape[0], : mask.shape[1]]
             place[mask[: place.shape[0], : place.shape[1]]] = inks + color
