@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -21,6 +23,7 @@ from .trajectory import AgentSteps, raw_steps
 
 if TYPE_CHECKING:
     from .lake import Lake
+    from .pictures.video import VideoSummary
     from .snapshot import Snapshot
 
 __all__ = ["DEFAULT_AGENT", "Environment", "Episode", "ProcessedTrajectory", "User"]
@@ -224,6 +227,39 @@ class Episode:
         steps = self._row["n_steps"]
         length = "no trajectory" if steps is None else f"{steps} steps"
         return f"Episode({self.episode_id!r}, {self.game}, {length}, agents={self.agents})"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: facts, a film strip, the curve of its score."""
+        from .pictures.notebook import as_html
+
+        return as_html(self)
+
+    def video(
+        self,
+        path: str | PathLike[str],
+        agent: str | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        fps: float | None = None,
+        speed: float = 1.0,
+        scale: int = 2,
+        overlay: bool = True,
+        processed: bool = False,
+        overwrite: bool = False,
+    ) -> VideoSummary:
+        """Write steps start … stop - 1 as a video, .mp4, .gif or .apng by the suffix of ``path`` (extra `video`).
+
+        ``overlay`` writes time, score, lives, action and who plays below the picture, ``processed`` shows the 84 x 84
+        image beside it. ``fps``: 60 by default, of a GIF 50; ``speed`` 4 is four times as fast as it was played.
+
+        >>> episode.video("game.mp4", processed=True)   # doctest: +SKIP
+
+        Raises InvalidArgument, MissingExtra, UnknownAgent, NoTrajectory.
+        """
+        from .pictures.video import VideoOptions, write_video
+
+        options = VideoOptions(start, stop, fps, speed, scale, overlay, processed)
+        return write_video(self, Path(path), agent, options, overwrite)
 
     # Rows
 

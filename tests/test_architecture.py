@@ -69,7 +69,7 @@ ONLY_IN = {
     "minari": ("crowdplay_lake.offline.exports.minari",),
     "datasets": ("crowdplay_lake.offline.exports.huggingface",),
     "h5py": ("crowdplay_lake.offline",),
-    "PIL": ("crowdplay_lake.offline.exports.huggingface",),
+    "PIL": ("crowdplay_lake.offline.exports.huggingface", "crowdplay_lake.pictures"),
     "sqlalchemy": ("crowdplay_lake.orm",),
     "duckdb_engine": ("crowdplay_lake.orm",),
     "deltalake": ("crowdplay_lake.commit", "crowdplay_lake.delta", "crowdplay_lake.snapshot"),
@@ -89,7 +89,8 @@ ONLY_IN = {
     "ale_py": ("crowdplay_ingest",),
     "multi_agent_ale_py": ("crowdplay_ingest",),
     "typer": ("crowdplay_lake.cli",),
-    "matplotlib": ("crowdplay_lake.offline.benchmark.results",),
+    "av": ("crowdplay_lake.pictures.video",),
+    "matplotlib": ("crowdplay_lake.offline.benchmark.results", "crowdplay_lake.pictures.charts"),
     "pandas": ("crowdplay_lake.query",),
     "cv2": (),
     # A forked process has another one read and write Delta's logs.
@@ -189,7 +190,7 @@ def test_a_module_says_what_it_is_and_is_read_in_one_sitting(module: str) -> Non
 HEAVY = [
     "torch", "gym", "gymnasium", "d3rlpy", "sqlalchemy", "pandas", "cv2", "ale_py", "multi_agent_ale_py",
     "crowdplay_ingest", "typer", "sqlite3", "IPython", "matplotlib", "minari", "datasets", "h5py", "PIL",
-    "starlette", "uvicorn",
+    "starlette", "uvicorn", "av",
 ]  # fmt: skip
 
 
@@ -251,6 +252,8 @@ MISSING = [
         "train",
     ),
     ("matplotlib", "from crowdplay_lake.offline.benchmark.results import require_plotting as r; r()", "train"),
+    ("matplotlib", "from crowdplay_lake.pictures.charts import require_matplotlib as r; r()", "plot"),
+    ("av", "from crowdplay_lake.pictures.video import require_av; require_av()", "video"),
     (
         "pandas",
         "import pyarrow as pa; from crowdplay_lake import QueryResult; QueryResult(pa.table({})).df()",

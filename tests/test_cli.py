@@ -33,6 +33,7 @@ COMMANDS = [
     *("record", "ingest", "info", "schema", "sql", "export", "annotate", "statistics"),
     *("verify", "log", "compact", "vacuum", "remove"),
     *("train", "rollout", "serve"),
+    *("show", "video", "plot"),
 ]
 # Commands that have commands.
 GROUPS = {"cache": ["list", "remove"]}

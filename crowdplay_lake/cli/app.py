@@ -17,6 +17,9 @@ __all__ = ["LakeArgument", "OutputOption", "app", "main", "whole_app"]
 # Exit status: 0 all well, 1 an error, 3 ingested but with something rejected.
 FAILED = 1
 
+# Where the commands are.
+MODULES = ("annotating", "caching", "commands", "exporting", "ingesting", "maintenance", "picturing", "training")
+
 # Some messages have several lines.
 NEWLINE = "\n"
 
@@ -62,7 +65,17 @@ def common(
 
 def whole_app() -> typer.Typer:
     """`app` with all its commands: each module of them puts its own in."""
-    for module in ("annotating", "caching", "commands", "exporting", "ingesting", "maintenance", "serving", "training"):
+    for module in (
+        "annotating",
+        "caching",
+        "commands",
+        "exporting",
+        "ingesting",
+        "maintenance",
+        "picturing",
+        "serving",
+        "training",
+    ):
         import_module(f".{module}", __package__)
     return app
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from ...episode import Episode
 from ...errors import InvalidArgument, UnknownFormat
 from ...storage import AnyPath, as_path, files_below
+from ...target import check_target, require_room, written_whole
 from ..d3rlpy import library as d3rlpy_library
 from ..transitions import Conversion
 from . import d3rlpy, hdf5, huggingface, minari, npz
 from .content import Content, Kind, Progress, plan
-from .target import check_target, require_room, written_whole
 
 __all__ = ["FORMATS", "ExportSummary", "Format", "export", "written_whole"]
 

@@ -1,4 +1,4 @@
-"""Where an export goes: whole or not at all, and never over what somebody may still want."""
+"""Where a file or folder goes that a command leaves: whole or not at all, never over what somebody may still want."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ...errors import CannotWrite, InvalidArgument
-from ...storage import as_path, files_below, sync
+from .errors import CannotWrite, InvalidArgument
+from .storage import as_path, files_below, sync
 
 __all__ = ["check_target", "require_room", "written_whole"]
 
@@ -27,7 +27,7 @@ def check_target(target: Path | str, is_folder: bool, overwrite: bool, marks: tu
     """
     path = as_path(target)
     if not isinstance(path, Path):
-        raise InvalidArgument(f"{target}: an export is written to a disk; write it here and copy it there")
+        raise InvalidArgument(f"{target}: it is written to a disk; write it here and copy it there")
     if _aside(path).is_dir() and not path.exists():
         # Somebody was killed between two names.
         _aside(path).rename(path)
