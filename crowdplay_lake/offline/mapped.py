@@ -191,7 +191,8 @@ def map_observations(
 def _mapped(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     mapped = np.memmap(path, np.uint8, "r", shape=shape)
     mapping: Any = mapped.base
-    _populate(mapping)
+    if isinstance(mapping, mmap.mmap):
+        _populate(mapping)
     # A plain array over it, which d3rlpy indexes faster; it still knows its file, by which it is sent to workers.
     return np.asarray(mapped)
 

@@ -101,7 +101,7 @@ class Plan:
         digest = hashlib.sha256()
         for half in (self.train, self.test):
             for episode in half:
-                digest.update(f"{episode.episode_id} {episode._row['content_hash']}\n".encode())
+                digest.update(f"{episode.episode_id} {episode.row['content_hash']}\n".encode())
             digest.update(b"\n")
         return digest.hexdigest()
 
