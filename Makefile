@@ -10,6 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 DEMO_READY := $(VENV)/.ready-for-demo
 TEST_READY := $(VENV)/.ready-for-test
+NOTEBOOKS_READY := $(VENV)/.ready-for-notebooks
 
 # Game time of an episode of the demo, in seconds: most of the demo's time is packing frames in bz2.
 DEMO_SECONDS ?= 6
@@ -18,7 +19,7 @@ DEMO_SECONDS ?= 6
 IN_PARALLEL := --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick soak lint types bench bench-scale docs format clean distclean
+.PHONY: help demo notebooks test quick soak lint types bench bench-scale docs format clean distclean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +41,11 @@ demo: $(DEMO_READY) ## set up, then the main job on real games: record, ingest, 
 	    round(avg((user_type = 2)::INT), 2) AS played_by_ai FROM steps \
 	    WHERE agent_id = 'game_0>player_1' GROUP BY game, episode_id ORDER BY played_by_ai, episode_id"
 	$(BIN)/python examples/demo_picture.py demo/lake demo/observations.png
+
+notebooks: $(NOTEBOOKS_READY) ## set up, and open the notebooks in JupyterLab; on demo/lake, or CROWDPLAY_LAKE=LAKE
+	test -n "$(CROWDPLAY_LAKE)" -o -d demo/lake || $(MAKE) demo
+	$(if $(CROWDPLAY_LAKE),CROWDPLAY_LAKE=$(if $(findstring ://,$(CROWDPLAY_LAKE)),$(CROWDPLAY_LAKE),$(abspath $(CROWDPLAY_LAKE)))) \
+	    $(BIN)/jupyter lab notebooks
 
 test: lint types ## set up, then lint, types and all tests
 	$(BIN)/python -m pytest $(IN_PARALLEL)
@@ -92,6 +98,10 @@ $(VENV)/.made:
 
 $(DEMO_READY): $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[record]'
+	touch $@
+
+$(NOTEBOOKS_READY): $(TEST_READY)
+	$(INSTALL) --editable '.[notebooks]'
 	touch $@
 
 # torch by its version and before what needs it: a newer one that pip may find can bring CUDA, several GB of it.

@@ -217,7 +217,9 @@ class Database:
         self._connection = duckdb.connect(":memory:", config=config)
         run = self._connection.execute
         run("SET TimeZone = 'UTC'")
-        run("SET enable_progress_bar = false")
+        # In a notebook without ipywidgets there is none, and DuckDB refuses to have it set.
+        if run("SELECT current_setting('enable_progress_bar')").fetchall() != [(False,)]:
+            run("SET enable_progress_bar = false")
         if not isinstance(root, Path):
             self._connection.register_filesystem(root.fs)
         # With the slash, so that no folder beside the lake whose name begins like its own is meant.
