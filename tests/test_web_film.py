@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -328,6 +329,24 @@ def test_what_cannot_be_shown_is_told_in_a_line(web: Web, lake: Lake, case: int)
     assert answer.status == status
     assert answer.headers["content-type"] == "application/json"
     assert message in answer.json["error"]
+
+
+def test_a_part_that_is_gone_or_damaged_is_told(small_lake: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(small_lake, tmp_path / "lake"))
+    gone, damaged = Lake(path).episodes("game = 'breakout'")[:2]
+    assert gone._row["frames_part"] != damaged._row["frames_part"]
+    with serving_lake(path) as web:
+        (path / "frames" / gone._row["frames_part"]).unlink()
+        part = path / "frames" / damaged._row["frames_part"]
+        data = bytearray(part.read_bytes())
+        data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)
+        part.write_bytes(data)
+        for episode in (gone, damaged):
+            answer = web.get(f"/api/film?{urlencode({'id': episode.episode_id, 'agent': episode.agents[0]})}")
+            assert answer.status == 503
+            assert len(answer.json["error"].splitlines()) == 1
+        assert web.get("/api/episodes").status == 200
+        assert not any("Traceback" in line for line in web.told)
 
 
 def test_an_episode_without_a_film_is_told(tmp_path: Path, raw: Path) -> None:

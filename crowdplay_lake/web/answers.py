@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import CrowdPlayLakeError, InvalidArgument, InvalidLake, NoTrajectory, QueryError, UnknownName, printable
+import pyarrow as pa
+
+from ..errors import CrowdPlayLakeError, InvalidArgument, NoTrajectory, QueryError, UnknownName, printable
 from .values import as_json
 
 __all__ = ["message_of", "refusal", "status_of"]
@@ -14,7 +16,7 @@ def status_of(error: BaseException) -> int:
         return 404
     if isinstance(error, InvalidArgument | QueryError | MemoryError):
         return 400
-    return 503 if isinstance(error, InvalidLake | CrowdPlayLakeError | OSError) else 500
+    return 503 if isinstance(error, CrowdPlayLakeError | OSError | pa.ArrowException) else 500
 
 
 def message_of(error: BaseException) -> str:
@@ -23,6 +25,8 @@ def message_of(error: BaseException) -> str:
         return "this needs more memory than a query may have"
     if isinstance(error, CrowdPlayLakeError):
         return printable(str(error), keep="\n")
+    if isinstance(error, pa.ArrowException):
+        return f"a part of the lake is damaged: {printable(str(error))}; `crowdplay-lake verify` tells which"
     if isinstance(error, OSError):
         return (
             f"the lake cannot be read: {printable(str(error))}; it may have been changed meanwhile: load the page again"

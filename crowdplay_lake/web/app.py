@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio.to_thread
 import numpy as np
+import pyarrow as pa
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -25,7 +26,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from ..episode import Episode
-from ..errors import CrowdPlayLakeError, InvalidArgument
+from ..errors import CrowdPlayLakeError, InvalidArgument, UnknownEpisode
 from ..lake import Lake
 from ..storage import AnyPath
 from .answers import refusal
@@ -43,6 +44,8 @@ __all__ = ["Limits", "create_app"]
 
 STATIC = Path(__file__).parent / "static"
 MOST_BODY = 100_000
+# Of more episodes the nearest id is not looked for: anybody could keep the server busy with it.
+_MOST_NEAREST = 20_000
 # Seconds for the process of queries to start, and for what is compiled to load: the first time that takes long.
 _START_WITHIN = 20.0
 _WARM_WITHIN = 3.0
@@ -88,6 +91,7 @@ def create_app(path: AnyPath, limits: Limits | None = None, names: Collection[st
         exception_handlers={
             CrowdPlayLakeError: _told,
             OSError: _told,
+            pa.ArrowException: _told,
             HTTPException: _told_http,
         },
         lifespan=site.lifespan,
@@ -148,7 +152,7 @@ class _Site:
 
     async def _episode(self, request: Request, episode_id: str) -> tuple[Lake, Episode]:
         lake = await self._lake(request)
-        return lake, await anyio.to_thread.run_sync(lake.episode, episode_id)
+        return lake, await anyio.to_thread.run_sync(_episode_of, lake, episode_id)
 
     def query(self, task: str) -> Any:
         async def answer(request: Request) -> Response:
@@ -195,6 +199,12 @@ class _Site:
         lake, episode = await self._episode(request, _text(request, "id"))
         chunk = _whole(request, "chunk", 0)
         return await binary(request, lake, lambda: self._steps.chunk(episode, chunk or 0))
+
+
+def _episode_of(lake: Lake, episode_id: str) -> Episode:
+    if not lake.has_episode(episode_id) and len(lake.episodes()) > _MOST_NEAREST:
+        raise UnknownEpisode(episode_id, (), str(lake.path))
+    return lake.episode(episode_id)
 
 
 def _text(request: Request, name: str) -> str:

@@ -28,7 +28,7 @@ GRACE = 1.5
 _START = (
     "import sys; sys.path[:] = {path!r}; from crowdplay_lake.web.query_process import serve; serve({lake!r}, {memory})"
 )
-_ENDED = "the process that runs queries was ended, with another query that could not be stopped; ask again"
+_ENDED = "the process of queries ended: another one there could not be stopped, or took too much memory; ask again"
 
 Answer = tuple[int, bytes]
 
