@@ -363,3 +363,19 @@ def test_what_a_lake_of_another_game_says_of_the_first_tour(small_lake: Path) ->
     found = in_this_process("first_tour", LAKE=str(small_lake), GAME="breakout")
     assert len(found["episode"]) == 40
     assert len(found["batch"]) == 32
+
+
+@pytest.mark.parametrize("name", ["dataset_analysis", "behaviour"])
+def test_a_lake_without_metadata(name: str, small_raw: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    (tmp_path / "raw").mkdir()
+    pickles = sorted(path for path in small_raw.glob("*.pickle") if path.name != "broken.pickle")
+    for path in pickles:
+        shutil.copy(path, tmp_path / "raw")
+    ingest(tmp_path / "raw", tmp_path / "lake", IngestOptions(workers=0))
+    found = in_this_process(name, LAKE=str(tmp_path / "lake"))
+    if name == "dataset_analysis":
+        assert set(found["hours"]["game"]) == {"unknown"}
+        assert found["hours"]["hours"].sum() == pytest.approx((40 + 30 + 40 + 20 + 25) / 216_000)
+    else:
+        assert set(found["changed"]) == {"unknown"}
