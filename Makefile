@@ -97,5 +97,5 @@ $(DEMO_READY): $(VENV)/.made pyproject.toml constraints.txt
 # torch by its version and before what needs it: a newer one that pip may find can bring CUDA, several GB of it.
 $(TEST_READY): $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) torch==2.13.0
-	$(INSTALL) --editable '.[train,minari,hdf5,huggingface,remote,dask,orm,dev]'
+	$(INSTALL) --editable '.[bench,remote,dask,dev]'
 	touch $(DEMO_READY) $@
