@@ -20,7 +20,7 @@ __all__ = ["BATCH", "OURS", "PEERS", "REFERENCE", "Decision", "Opened", "Peer", 
 
 OURS = CrowdPlayLake()
 # What the others are compared with: the files that CrowdPlay writes, read by its algorithm.
-REFERENCE = Pickles("CrowdPlay, bz2", ".bz2", "the files as CrowdPlay writes them")
+REFERENCE = Pickles("CrowdPlay's bz2", ".bz2", "the files as CrowdPlay writes them")
 
 _MINARI_HDF5 = "an observation a step without JPEG; observations packed with gzip, which Minari does not do by itself"
 _MINARI_PARQUET = "an observation a step without JPEG, as Minari writes it"
@@ -28,17 +28,17 @@ _MINARI_PARQUET = "an observation a step without JPEG, as Minari writes it"
 PEERS: tuple[Peer, ...] = (
     OURS,
     REFERENCE,
-    Pickles("CrowdPlay, gzip", ".gz", "the same pickles in gzip"),
-    Pickles("CrowdPlay, plain pickle", "", "the same pickles, not compressed"),
-    MinariDataset("Minari, HDF5", "hdf5", _MINARI_HDF5),
-    MinariDataset("Minari, Parquet", "parquet", _MINARI_PARQUET),
+    Pickles("CrowdPlay's gzip", ".gz", "the same pickles in gzip"),
+    Pickles("CrowdPlay's plain pickles", "", "the same pickles, not compressed"),
+    MinariDataset("Minari on HDF5", "hdf5", _MINARI_HDF5),
+    MinariDataset("Minari on Parquet", "parquet", _MINARI_PARQUET),
     HuggingFace(),
     CompressedArrays(),
     MappedArrays(),
     ZarrGroups(),
-    Film("film, FFV1", "ffv1", "bgr0", "FFV1 version 3, every frame a key frame", {"level": "3", "g": "1"}),
+    Film("FFV1 film", "ffv1", "bgr0", "FFV1 version 3, every frame a key frame", {"level": "3", "g": "1"}),
     Film(
-        "film, H.264",
+        "H.264 film",
         "libx264rgb",
         "rgb24",
         "libx264rgb with `qp 0`, a key frame every 128 steps",

@@ -45,7 +45,7 @@ class OpenedWithIndex(Opened):
 
 
 class CompressedArrays:
-    name = "npz, compressed"
+    name = "compressed npz"
     libraries: tuple[str, ...] = ()
     note = "`np.savez_compressed`, an archive an episode, and a JSON file of the metadata"
 
@@ -69,7 +69,7 @@ class _OpenedArchives(OpenedWithIndex):
 
 
 class MappedArrays:
-    name = "npy, memory-mapped"
+    name = "memory-mapped npy"
     libraries: tuple[str, ...] = ()
     note = "`np.save` without compression, an array a file, mapped; and a JSON file of the metadata"
 

@@ -17,7 +17,7 @@ __all__ = ["HuggingFace"]
 
 
 class HuggingFace:
-    name = "HF datasets, PNG"
+    name = "HF datasets with PNG"
     libraries = ("datasets", "pillow")
     note = "`save_to_disk`: Arrow files that are mapped, a PNG a frame; the metadata in a second one"
 
