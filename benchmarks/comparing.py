@@ -7,6 +7,7 @@ import gc
 import pstats
 import shutil
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ INGEST, OPEN = "ingest", "open"
 
 # Windows that a way shows, and one that has to read an episode, or a chunk of it, for each.
 WINDOWS, FEW_WINDOWS = 32, 2
+# Of the pages of a dataset that a cold run is asked of.
+MOST_CACHED = 0.01
 
 
 @dataclass(frozen=True)
@@ -189,17 +192,21 @@ def _run_cold(measured: Comparison, peer: Peer, name: str, job: Callable[[Opened
     windows = measured.questions.windows
     asked = replace(measured.questions, windows=[windows[turn % len(windows)]])
     folder = measured.folders[peer.name]
-    # What is still mapped somewhere would stay.
-    gc.collect()
-    page_cache.forget(folder)
-    cached = page_cache.share_in_memory(folder)
-    measured.cached[peer.name] = max(cached, measured.cached.get(peer.name, 0.0))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as copy:
+        gc.collect()
+        page_cache.forget(folder)
+        if page_cache.share_in_memory(folder) > MOST_CACHED:
+            # What an earlier run left mapped stays, and who mapped it has parsed it: nobody knows a copy.
+            folder = shutil.copytree(folder, Path(copy) / "copy")
+            page_cache.forget(folder)
+        cached = page_cache.share_in_memory(folder)
+        measured.cached[peer.name] = max(cached, measured.cached.get(peer.name, 0.0))
 
-    def open_and_run() -> None:
-        with _opened(measured, peer) as opened:
-            _all(job, opened, asked)
+        def open_and_run() -> None:
+            with peer.open(folder) as opened:
+                _all(job, opened, asked)
 
-    _, spent = timed(open_and_run)
+        _, spent = timed(open_and_run)
     measured.add(peer.name, name, COLD, spent.wall)
 
 

@@ -170,7 +170,7 @@ def method(measured: Comparison, held: str, ingest_turns: int) -> list[str]:
         "figure. All ways do a job in turn.",
         "Warm, and ingest: processor time of all threads, all files in the page cache, the dataset opened beforehand.",
         "Cold: by the clock, opening included, libraries loaded, after the pages of all files were dropped with "
-        f"posix_fadvise ({_still_there(measured)}).",
+        f"posix_fadvise, or from a fresh copy where some are mapped ({_still_there(measured)}).",
         "Ingest: from CrowdPlay's bz2 files to the dataset, decompression and unpickling included.",
         "The lake and CrowdPlay's pickles hold every field of every agent; the other ways frames, RAM, action, reward "
         "and done of the first player, game and score.",
