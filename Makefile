@@ -15,6 +15,9 @@ NOTEBOOKS_READY := $(VENV)/.ready-for-notebooks
 # Game time of an episode of the demo, in seconds: most of the demo's time is packing frames in bz2.
 DEMO_SECONDS ?= 6
 
+# `make bench WRITE=--write` replaces the measured sections of docs/performance.md.
+WRITE ?=
+
 # A process a core; the tests of a file stay together, with what they set up.
 IN_PARALLEL := --numprocesses auto --dist loadfile
 
@@ -64,8 +67,9 @@ types: $(TEST_READY) ## mypy, strict
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks examples
 
-bench: $(TEST_READY) ## a lake against CrowdPlay's raw files and metadata: size, speed of reading, finding, ingest, statistics, feeding
-	$(BIN)/python -m benchmarks.reader
+bench: $(TEST_READY) ## a lake beside CrowdPlay's files and other formats, ingest, finding, statistics, feeding (15 minutes or more)
+	$(BIN)/python -m benchmarks.suite $(WRITE)
+	$(BIN)/python -m benchmarks.reader $(WRITE)
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.metadata
 	$(BIN)/python -m benchmarks.statistics
@@ -107,5 +111,5 @@ $(NOTEBOOKS_READY): $(TEST_READY)
 # torch by its version and before what needs it: a newer one that pip may find can bring CUDA, several GB of it.
 $(TEST_READY): $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) torch==2.13.0
-	$(INSTALL) --editable '.[all,dev]'
+	$(INSTALL) --editable '.[all,bench,dev]'
 	touch $(DEMO_READY) $@

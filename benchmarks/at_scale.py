@@ -26,9 +26,8 @@ from crowdplay_lake.orm import EnvironmentModel, EpisodeKeywordDataModel, Episod
 
 from . import memory
 from .generated import AGENT, made_up_metadata, repeat_steps
-from .ingest import replace_section
 from .machine import cores, processor, versions
-from .report import Report, Table
+from .report import Report, Table, replace_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 BEGIN = "<!-- measured: python -m benchmarks.at_scale --write -->\n"

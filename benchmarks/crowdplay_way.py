@@ -8,6 +8,7 @@ from the ring, maxed, made grey, shrunk and stacked.
 from __future__ import annotations
 
 import bz2
+import gzip
 
 # Unpickling runs whatever code a file names, and the library never does it. Here it is what is being measured, and the
 # files are recordings of the person's own.
@@ -63,8 +64,9 @@ class _FrameRing:
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    """A raw trajectory, whole: about 100 KB of memory a step."""
-    with bz2.open(path, "rb") as file:
+    """A raw trajectory in bz2, gzip or nothing, whole: about 100 KB of memory a step."""
+    opener: Any = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix, open)
+    with opener(path, "rb") as file:
         trajectory: list[dict[str, Any]] = pickle.load(file)
     return trajectory
 

@@ -30,10 +30,9 @@ from crowdplay_lake.offline.selection import select
 from crowdplay_lake.offline.transitions import Conversion
 
 from .generated import repeat_episodes
-from .ingest import replace_section
 from .machine import cores, processor, versions
 from .memory import Anonymous
-from .report import Report, Table
+from .report import Report, Table, replace_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "feeding.md"
 BEGIN = "<!-- measured: python -m benchmarks.feeding --write -->\n"

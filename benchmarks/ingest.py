@@ -32,11 +32,10 @@ from . import crowdplay_way, memory
 from .long_episode import LongEpisode, write
 from .machine import cores, processor, stay_on_one_core, versions
 from .measuring import decompress, timed
-from .report import Report, Table
+from .report import Report, Table, replace_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "ingest.md"
 BEGIN = "<!-- measured: python -m benchmarks.ingest --write -->\n"
-END = "<!-- end -->"
 
 PROTOCOLS = (3, 5)
 SPEED_TARGET = 0.8
@@ -192,17 +191,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         replace_section(PAGE, BEGIN, report.markdown())
     report.show(Console())
     return 0
-
-
-def replace_section(page: Path, begin: str, section: str) -> None:
-    """Write the section, one level down, into the page, from the mark ``begin`` on."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"{page}: the place of the figures is not marked")
-    page.write_text(
-        before + begin + section.replace("# ", "### ", 1).replace("\n## ", "\n#### ") + END + after, "utf-8"
-    )
 
 
 if __name__ == "__main__":

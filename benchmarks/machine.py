@@ -54,7 +54,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def versions() -> str:
-    """Python and what does the work."""
+def versions(others: Iterable[str] = ()) -> str:
+    """Python and what does the work, and ``others``."""
     python = ".".join(map(str, sys.version_info[:3]))
-    return ", ".join([f"Python {python}", *(f"{name} {version(name)}" for name in LIBRARIES)])
+    return ", ".join([f"Python {python}", *(f"{name} {version(name)}" for name in (*LIBRARIES, *others))])

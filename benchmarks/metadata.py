@@ -28,11 +28,10 @@ from crowdplay_lake.orm import EnvironmentModel, EpisodeKeywordDataModel, Episod
 from .crowdplay_metadata import CrowdPlayEnvironment, CrowdPlayEpisode, CrowdPlayEpisodeValue, crowdplay_session
 from .machine import cores, processor, versions
 from .measuring import Spent, timed
-from .report import Report, Table
+from .report import Report, Table, replace_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "crowdplay.md"
 BEGIN = "<!-- measured: python -m benchmarks.metadata --write -->\n"
-END = "<!-- end -->"
 
 FIRST = "game_0>player_0"
 GAMES = ("beam_rider", "breakout", "qbert", "riverraid", "space_invaders")
@@ -258,19 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ],
     )
     if options.write:
-        put(report.markdown())
+        replace_section(PAGE, BEGIN, report.markdown())
     report.show(Console())
     return 0
-
-
-def put(section: str) -> None:
-    """Write the section, one level down, into the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"{PAGE}: the place of the figures is not marked")
-    section = section.replace("# ", "### ", 1).replace("\n## ", "\n#### ")
-    PAGE.write_text(before + BEGIN + section + END + after, "utf-8")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ from crowdplay_lake.episode import DEFAULT_AGENT
 
 from .machine import cores, processor, stay_on_one_core, versions
 from .measuring import DOWNSAMPLE, Measured, measure, total
-from .report import Report, Table
+from .report import Report, Table, replace_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+BEGIN = "<!-- measured: python -m benchmarks.reader --write -->\n"
 
 STORAGE_TARGET = 0.30
 READING_TARGET = 100
@@ -143,7 +144,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--raw", type=Path, metavar="FOLDER", help="raw episodes; a sample is recorded by default")
     parser.add_argument("--seconds", type=float, default=8.0, help="of game time of an episode of the sample (8)")
     parser.add_argument("--repeats", type=int, default=7, help="passes over the lake (7)")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.parent.name}/{PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"write the section of {PAGE.parent.name}/{PAGE.name}")
     parsed = parser.parse_args(arguments)
     if parsed.repeats < 1:
         parser.error(f"--repeats is {parsed.repeats}; at least 1")
@@ -167,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say.print(str(error), markup=False)
             return 1
     origin = "recorded by the recorder" if options.raw is None else "from a folder of raw episodes"
-    report = Report("Performance")
+    report = Report("Measured")
     report.add("Result", verdicts(measured))
     report.add("Reading, steps per second", reading_table(measured))
     report.add("Storage", storage_table(measured))
@@ -175,8 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     input_ = f"Input: {len(measured.raw)} episodes, {measured.steps:,} steps, {origin}."
     report.add("Method", [input_, *method(held, options.repeats)])
     if options.write:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(report.markdown(), encoding="utf-8")
+        replace_section(PAGE, BEGIN, report.markdown())
     report.show(Console())
     return 0
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
-__all__ = ["Report", "Table"]
+__all__ = ["Report", "Table", "replace_section"]
+
+END = "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,14 @@ def _markdown_table(table: Table) -> list[str]:
     rows = [*table.rows, *([tuple(f"**{cell}**" if cell else "" for cell in table.total)] if table.total else [])]
     rule = ["---", *("---:" for _ in table.columns[1:])]
     return [f"| {' | '.join(cells)} |" for cells in [table.columns, rule, *rows]]
+
+
+def replace_section(page: Path, begin: str, section: str) -> None:
+    """Write the section, one level down, into the page, from the mark ``begin`` on."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{page}: the place of the figures is not marked")
+    page.write_text(
+        before + begin + section.replace("# ", "### ", 1).replace("\n## ", "\n#### ") + END + after, "utf-8"
+    )

@@ -25,10 +25,9 @@ from crowdplay_lake import CrowdPlayLakeError, Lake
 
 from . import crowdplay_way
 from .generated import repeat_steps
-from .ingest import replace_section
 from .machine import cores, processor, stay_on_one_core, versions
 from .measuring import timed
-from .report import Report, Table
+from .report import Report, Table, replace_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "statistics.md"
 BEGIN = "<!-- measured: python -m benchmarks.statistics --write -->\n"
