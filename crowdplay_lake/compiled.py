@@ -15,7 +15,7 @@ from typing import Any
 
 from .cache_folder import cache_root
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "inlined"]
 
 
 def _private_directory() -> Path | None:
@@ -40,4 +40,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     if directory is not None:
         numba.config.CACHE_DIR = str(directory)
     kernel: Callable[..., Any] = numba.njit(nogil=True, cache=directory is not None)(function)
+    return kernel
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile ``function`` as a part of those that call it: a call of its own counts references to every array."""
+    import numba
+
+    kernel: Callable[..., Any] = numba.njit(nogil=True, inline="always")(function)
     return kernel

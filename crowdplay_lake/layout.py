@@ -48,7 +48,8 @@ __all__ = [
     "write_parts",
 ]
 
-COMPRESSION_LEVEL = 9
+# Of parts that are written anew, to be read ever after; of others the table says.
+LASTING_LEVEL = 19
 # Columns of a row group that are kept for the next reader: some 65,000 rows of them take a few MB at most.
 NARROW = 6
 PART_SUFFIX = ".parquet"
@@ -142,10 +143,17 @@ class PartWriter:
 
     Statistics, encodings and row groups are the table's. ``store_schema`` is off and field docs are left to the Delta
     log: repeated in every footer they were half of a small lake. A part for object storage is written to a temporary
-    file and sent as a whole.
+    file and sent as a whole. ``lasting``: compressed as well as can be, which takes ten times as long.
     """
 
-    def __init__(self, paths: LakePaths, table: Table, partition: str | None = None, name: str | None = None) -> None:
+    def __init__(
+        self,
+        paths: LakePaths,
+        table: Table,
+        partition: str | None = None,
+        name: str | None = None,
+        lasting: bool = False,
+    ) -> None:
         folder = "" if table.partition is None else partition_folder(table.partition, partition or "") + "/"
         self.relative = f"{folder}{name or 'part-' + uuid.uuid4().hex}{PART_SUFFIX}"
         self.rows = 0
@@ -164,7 +172,7 @@ class PartWriter:
                 self._sink,
                 table.stored_schema,
                 compression="zstd",
-                compression_level=COMPRESSION_LEVEL,
+                compression_level=LASTING_LEVEL if lasting else table.compression_level,
                 use_dictionary=dictionary,
                 column_encoding=dict(table.encodings) or None,
                 write_statistics=statistics,

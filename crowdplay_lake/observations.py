@@ -240,7 +240,7 @@ def processed_screens(
     log = source.log(first, last).within(first, last, screen.pixels)
     warp = warp_for(screen.shape[:2], image) if p.warp else None
     if warp is not None and p.max_n <= 2 and warp.factors is None:
-        from .kernel import process
+        from .warp_kernel import process
 
         needed = np.zeros(len(log), np.bool_)
         needed[wanted - first] = True

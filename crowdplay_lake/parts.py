@@ -33,9 +33,10 @@ _MOST_WAITING = 128 << 20
 class GameWriter:
     """The parts that a task writes for a game: one of `steps`, one of `frames`, begun with its first whole episode."""
 
-    def __init__(self, paths: LakePaths, game: str) -> None:
+    def __init__(self, paths: LakePaths, game: str, lasting: bool = False) -> None:
         self._paths = paths
         self._game = game
+        self._lasting = lasting
         self._steps: PartWriter | None = None
         self._frames: PartWriter | None = None
         # Rows of short episodes wait here until they fill a row group: a footer entry has 131 columns.
@@ -45,8 +46,8 @@ class GameWriter:
     def write(self, episode: EpisodeRows) -> dict[str, Any]:
         """Append an episode; returns where its rows are."""
         if self._steps is None or self._frames is None:
-            self._steps = PartWriter(self._paths, STEPS, self._game)
-            self._frames = PartWriter(self._paths, FRAMES, self._game)
+            self._steps = PartWriter(self._paths, STEPS, self._game, lasting=self._lasting)
+            self._frames = PartWriter(self._paths, FRAMES, self._game, lasting=self._lasting)
         place = {
             "steps_part": self._steps.relative,
             "steps_first_row": self._steps.rows + self._waiting_rows,

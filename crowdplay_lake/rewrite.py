@@ -57,7 +57,7 @@ def rewritten(
     Returns the parts by table; a commit has to name them. ``tell`` is told of each episode's steps.
     """
     added: dict[str, list[Part]] = {STEPS.name: [], FRAMES.name: []}
-    with GameWriter(paths, game) as parts:
+    with GameWriter(paths, game, lasting=True) as parts:
         for row, episode in _by_id(EpisodeReader(paths), rows):
             row.update(parts.write(episode))
             if tell is not None:
@@ -82,7 +82,7 @@ def moved(
     reader = EpisodeReader(snapshot.paths)
     staying = sorted((row for row in rows if row["episode_id"] not in gone), key=_game_and_id)
     for game, group in itertools.groupby(staying, key=lambda row: str(row["game"])):
-        with GameWriter(snapshot.paths, game) as parts:
+        with GameWriter(snapshot.paths, game, lasting=True) as parts:
             for row in group:
                 whole = reader.read(row)
                 if row["episode_id"] in games:

@@ -63,6 +63,7 @@ class Table:
     partition: str | None = None
     # Parquet: rows a row group, and columns that gain from an encoding other than the dictionary.
     row_group_rows: int = 65_536
+    compression_level: int = 9
     plain: tuple[str, ...] = ()
     encodings: Mapping[str, str] = field(default_factory=dict)
 
@@ -236,8 +237,10 @@ FRAMES = Table(
     partition="game",
     # A whole number of keyframe intervals: each row group begins with a keyframe.
     row_group_rows=2_048,
+    # docs/bytes.md has what was tried.
+    compression_level=15,
     plain=("step", "gaps", "colors"),
-    encodings={"step": "DELTA_BINARY_PACKED", "gaps": "DELTA_LENGTH_BYTE_ARRAY", "colors": "DELTA_LENGTH_BYTE_ARRAY"},
+    encodings={"step": "DELTA_BINARY_PACKED", "gaps": "PLAIN", "colors": "PLAIN"},
 )
 
 REJECTED = Table(

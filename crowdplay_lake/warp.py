@@ -7,9 +7,11 @@ rounded half to even; where both factors are whole numbers, a sum of integers an
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +30,10 @@ class AreaWeights:
 
     first: npt.NDArray[np.int64]  # (outputs,)
     weights: npt.NDArray[np.float32]  # (outputs, taps), zero beyond an output's last source
-    touched_by: npt.NDArray[np.int64]  # (sources, 2): the first and one past the last output that a source feeds
+    # The same in whole numbers: source ``s`` is ``parts[s, j]`` of ``whole`` parts of output ``fed[s] + j``.
+    fed: npt.NDArray[np.uint64]  # (sources,)
+    parts: npt.NDArray[np.uint64]  # (sources, 2): where nothing is enlarged, a source feeds two outputs at most
+    whole: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Warp:
     target: tuple[int, int]
     columns: AreaWeights
     rows: AreaWeights
+    packed: tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]  # see `_packed`
+    doubtful: int  # see `_doubtful`
 
     @property
     def factors(self) -> tuple[int, int] | None:
@@ -47,6 +54,21 @@ class Warp:
         if not (_is_whole(height, out_height) and _is_whole(width, out_width)):
             return None
         return height // out_height, width // out_width
+
+    @property
+    def whole(self) -> int:
+        """Parts of an output pixel: its value, in whole numbers, is a sum of (parts x grey)."""
+        return self.columns.whole * self.rows.whole
+
+    @property
+    def lane(self) -> np.dtype[Any]:
+        """Of such a sum."""
+        return _lane(self.whole)
+
+    @property
+    def words(self) -> int:
+        """64-bit words of the sums of an output row, and one more."""
+        return self.target[1] * self.lane.itemsize // 8 + 2
 
     def apply(self, grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Grey screens (n, *source) to (n, *target): the plain way, whole screens at a time."""
@@ -106,9 +128,45 @@ def _area_weights(sources: int, outputs: int) -> AreaWeights:
     for output in range(outputs):
         row = exact[output, first[output] : first[output] + taps]
         weights[output, : len(row)] = row
-    touched = np.stack([feeds.argmax(axis=0), outputs - feeds[::-1].argmax(axis=0)], axis=1)
-    touched[~feeds.any(axis=0)] = 0
-    return AreaWeights(first.astype(np.int64), weights, touched.astype(np.int64))
+    # An output is sources/outputs of a source, so every share is a whole number of parts of the reduced numerator.
+    whole = sources // math.gcd(sources, outputs)
+    parts = np.zeros((sources, 2), np.uint64)
+    fed = feeds.argmax(axis=0)
+    for j in range(2):
+        output = np.minimum(fed + j, outputs - 1)
+        parts[:, j] = np.where(fed + j < outputs, np.rint(exact[output, np.arange(sources)] * whole), 0)
+    return AreaWeights(first.astype(np.int64), weights, fed.astype(np.uint64), parts, whole)
+
+
+def _lane(whole: int) -> np.dtype[Any]:
+    return np.dtype(np.uint16 if 255 * whole < 1 << 16 else np.uint32)
+
+
+def _packed(columns: AreaWeights, lane: np.dtype[Any]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """What a source column feeds, in words of several sums each: (the first word, the parts in it and in the next).
+
+    Words can be added and multiplied as they are. A negative part borrows from its neighbours, and the whole sums,
+    which are not negative and fit, are right again.
+    """
+    lanes = 8 // lane.itemsize
+    sums = np.zeros((len(columns.fed), 2, lanes), lane)
+    output = columns.fed.astype(np.int64)
+    for j in range(2):
+        place = output % lanes + j
+        sums[np.arange(len(sums)), place // lanes, place % lanes] = columns.parts[:, j]
+    return (output // lanes).astype(np.uint64), sums.view(np.uint64)[..., 0]
+
+
+def _doubtful(columns: AreaWeights, rows: AreaWeights) -> int:
+    """From which distance on, in halves of a part, a total in whole numbers is too far from its rounded value to prove
+    that the float32 sums round to it too.
+
+    They round each weight, product and sum by 2**-24 of its value at most, and no value is above 255. Whoever divides
+    the total in float32 errs by less.
+    """
+    roundings: int = columns.weights.shape[1] + rows.weights.shape[1] + 4
+    error = 1.01 * 255 * roundings / (1 << 24)
+    return math.ceil(columns.whole * rows.whole * (1 - 2 * error))
 
 
 @lru_cache(maxsize=32)
@@ -120,4 +178,6 @@ def warp_for(source: tuple[int, int], target: tuple[int, int]) -> Warp:
     for name, have, want in zip(("warp_height", "warp_width"), source, target, strict=True):
         if not 1 <= want <= have:
             raise InvalidArgument(f"{name}={want} would enlarge the screen: it has {have} pixels, ask for 1 to {have}")
-    return Warp(source, target, _area_weights(source[1], target[1]), _area_weights(source[0], target[0]))
+    columns, rows = _area_weights(source[1], target[1]), _area_weights(source[0], target[0])
+    packed = _packed(columns, _lane(columns.whole * rows.whole))
+    return Warp(source, target, columns, rows, packed, _doubtful(columns, rows))

@@ -192,6 +192,25 @@ def test_info_as_json_counts_what_is_there(lake: Lake) -> None:
     assert rows == {name: lake.scan(name).select(pl.len()).collect().item() for name in TABLES}
 
 
+def test_info_counts_every_byte_of_the_lake_once(lake: Lake) -> None:
+    files = [path for path in Path(lake.path).rglob("*") if path.is_file()]
+    told = json.loads(run("info", lake.path, "--bytes", "--output", "json"))
+    assert told["bytes"] == sum(path.stat().st_size for path in files)
+    assert told["bytes"] == sum(row["compressed"] for row in told["columns"])
+    assert told["steps"] == sum(map(len, lake.episodes()))
+    of_column = {(row["table"], row["column"]): row for row in told["columns"]}
+    assert {column for table, column in of_column if table == "frames"} == {
+        *("(footers)", "episode_id", "agent_id", "step", "keyframe", "gaps", "colors")
+    }
+    assert of_column["frames", "gaps"]["uncompressed"] > 0
+    assert of_column["all", "(transaction logs)"]["compressed"] == sum(
+        path.stat().st_size for path in files if "_delta_log" in path.parts
+    )
+    text = run("info", lake.path, "--bytes")
+    assert "ram_00 to ram_7f" in text
+    assert "ram_01" not in text
+
+
 # sql
 
 

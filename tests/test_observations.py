@@ -362,6 +362,20 @@ def test_fast_kernel_equals_the_plain_path(data: st.DataObject) -> None:
     np.testing.assert_array_equal(np.asarray(observations)[..., 0], plain)
 
 
+@pytest.mark.parametrize("size", [(84, 84), (84, 64), (63, 84), (1, 1), (209, 159), (210, 80)])
+def test_sums_at_a_half_round_as_the_plain_path_rounds_them(size: tuple[int, int]) -> None:
+    """Of random greys thousands of sums lie on a half."""
+    random = np.random.default_rng(0)
+    values = random.integers(0, 256, (6, 210, 160, 1), np.uint8)
+    values[1::2] = random.choice(np.array([0, 1, 254, 255], np.uint8), (3, 210, 160, 1))
+    frames = list(np.repeat(values, 3, axis=3))
+    warp = warp_for((210, 160), size)
+    source = MemoryScreens(frames, 4)
+    chosen = ObservationParameters(warp_height=size[0], warp_width=size[1], stack_n=1, max_n=1)
+    made = np.asarray(Observations(source, np.arange(len(frames)), chosen))[..., 0]
+    np.testing.assert_array_equal(made, warp.apply(values[..., 0]))
+
+
 def test_random_windows_of_a_game_equal_the_whole(lake: Lake) -> None:
     episode = max(lake.episodes(), key=len)
     whole = np.asarray(episode.observations())

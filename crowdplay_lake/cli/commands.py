@@ -85,12 +85,19 @@ def record(
 
 
 @app.command(epilog="Example: crowdplay-lake info lake/ --output json")
-def info(lake: LakeArgument, output: OutputOption = Output.TEXT) -> None:
+def info(
+    lake: LakeArgument,
+    by_column: Annotated[bool, typer.Option("--bytes", help="Show where the bytes are, column by column.")] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
     """Show what a lake holds: games, hours, tables and bytes."""
     from ..lake import Lake
     from ..schema import TABLES
 
     opened = Lake(lake)
+    if by_column:
+        _tell_bytes(opened, output)
+        return
     games = opened.sql(
         f"""SELECT game, count(*) AS episodes, coalesce(sum(n_steps), 0)::BIGINT AS steps,
                    coalesce(sum(n_steps), 0) / {STEPS_PER_HOUR}.0 AS hours, count(DISTINCT task_id) AS tasks
@@ -113,6 +120,27 @@ def info(lake: LakeArgument, output: OutputOption = Output.TEXT) -> None:
         )
         return
     _print_info(opened, games, tables)
+
+
+def _tell_bytes(opened: Lake, output: Output) -> None:
+    from ..byte_counts import count_bytes
+    from ..schema import RAM_COLUMNS
+
+    counts = count_bytes(opened.snapshot)
+    rows = counts.rows()
+    if output is Output.JSON:
+        told = {"lake": opened.path, "commit": opened.commit, "steps": counts.steps, "bytes": counts.total}
+        print_json({**told, "columns": rows})
+        return
+    ram = [row for row in rows if row["column"] in RAM_COLUMNS]
+    kept = [row for row in rows if row not in ram]
+    if ram:
+        sums = {key: sum(row[key] for row in ram) for key in ram[0] if key not in ("table", "column")}
+        kept.append({**ram[0], **sums, "column": f"{RAM_COLUMNS[0]} to {RAM_COLUMNS[-1]}"})
+    kept.sort(key=lambda row: -row["compressed"])
+    whole = ("all", "", counts.total, None, counts.total / max(counts.steps, 1), 1.0)
+    title = f"bytes: {counts.steps:,} steps in commit {opened.commit}"
+    print_table(title, list(kept[0]), [*(tuple(row.values()) for row in kept), whole], totals=True)
 
 
 def _print_info(opened: Lake, games: QueryResult, tables: list[tuple[str, int, int, int]]) -> None:

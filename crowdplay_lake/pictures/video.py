@@ -116,7 +116,8 @@ def require_av() -> ModuleType:
         import av
     except ImportError as error:
         raise MissingExtra("PyAV", "video") from error
-    return av
+    library: ModuleType = av
+    return library
 
 
 def _format_of(path: Path) -> str:
