@@ -25,6 +25,7 @@ from crowdplay_lake.cli.app import whole_app
 from crowdplay_lake.errors import CrowdPlayLakeError, InvalidArgument, NoTrajectory
 from crowdplay_lake.pictures.drawing import png_of
 from crowdplay_lake.pictures.facts import Moments, clock, scores_before
+from crowdplay_lake.pictures.heat import heat_of
 from crowdplay_lake.pictures.notebook import filmstrip, score_curve
 from crowdplay_lake.pictures.step import raw_frame, step_picture
 
@@ -194,6 +195,12 @@ def test_a_damaged_screen_is_told_and_the_facts_stay(lake: Lake, played: Episode
     shown = Episode(lake, {**dict(played.row), "palettes": [b"\0\0\0"]})._repr_html_()
     assert "a change log draws beyond its screen" in shown
     assert "human 100%" in shown
+
+
+def test_odd_screens_have_heat_and_those_that_are_no_picture_have_none(odd: Lake) -> None:
+    heats = heat_of(odd.episodes(), 100)
+    assert sum(heat.episodes for heat in heats) == len(ODD) - 1
+    assert (84, 84) in {heat.rate.shape for heat in heats}
 
 
 # A step

@@ -41,7 +41,7 @@ class ChartSummary:
     path: Path
     kind: str
     episodes: int
-    # Left out, and why: episodes without a date.
+    # Without a date, on a timeline; of a heat map those beyond what was asked for, and frames that are no picture.
     left_out: int
 
 
@@ -267,6 +267,7 @@ def _heatmap(selection: _Selection, figure: Any) -> tuple[int, int]:
     episodes = [e for e in selection.lake.episodes(selection.where) if e.has_trajectory and len(e) and e.agents]
     _require(episodes)
     heats = heat_of(episodes, selection.most_episodes, selection.progress)
+    _require(heats)
     columns = min(4, len(heats))
     lines = -(-len(heats) // columns)
     figure.set_size_inches(max(4.5, 2.6 * columns + 1), 3.4 * lines + 0.8)
@@ -286,7 +287,8 @@ def _heatmap(selection: _Selection, figure: Any) -> tuple[int, int]:
             axes.set_xlabel("pixel column", fontsize="small")
     figure.colorbar(image, ax=panels.tolist(), label="changes of a pixel per second of play", shrink=0.8)
     figure.suptitle(selection.title("Where the screen changes"))
-    return sum(heat.episodes for heat in heats), sum(heat.of - heat.episodes for heat in heats)
+    drawn = sum(heat.episodes for heat in heats)
+    return drawn, len(episodes) - drawn
 
 
 def _title_of(heat: Heat) -> str:

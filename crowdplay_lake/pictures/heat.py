@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InvalidLake
+from ..errors import InvalidArgument, InvalidLake
 from ..pixels import DAMAGED, ChangeLog
 from .drawing import flat_shape
 from .facts import steps_per_second
@@ -40,7 +40,11 @@ def heat_of(
     """By game and size of its screen, of ``most`` episodes of each, evenly chosen; of each the first agent's screen."""
     groups: dict[tuple[str, tuple[int, int]], list[Episode]] = {}
     for episode in episodes:
-        shape = flat_shape(episode.frame_log(episode.agents[0]).screen)
+        try:
+            shape = flat_shape(episode.frame_log(episode.agents[0]).screen)
+        except InvalidArgument:
+            # Frames that are no single picture, of a roll-out of another kind: there is no place on them.
+            continue
         groups.setdefault((episode.game, shape), []).append(episode)
     chosen = {
         key: [own[at] for at in np.unique(np.linspace(0, len(own) - 1, min(most, len(own))).round().astype(int))]
