@@ -24,10 +24,13 @@ pytest.importorskip("starlette")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = os.environ.get("CHROMIUM") or next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium, or set CHROMIUM to one"),
-]
+if CHROMIUM is None:
+    # The whole file, in one line.
+    pytest.skip(
+        "no Chromium, no tests in a browser: apt-get install chromium, or set CHROMIUM", allow_module_level=True
+    )
+
+pytestmark = pytest.mark.slow
 
 TIMEOUT = 20_000
 
