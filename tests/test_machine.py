@@ -411,13 +411,13 @@ def test_the_canary_sings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("nothing_happens")
 @pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in hostile.CASES])
 def test_hostile_pickles(data: bytes) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RawDataError):
         load(data)
     with pytest.raises(RawDataError) as caught:
         list(iter_items(io.BytesIO(data)))
     assert caught.value.step is not None
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 5
 
 
 def test_the_corpus_is_of_one_piece() -> None:

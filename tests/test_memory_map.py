@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -337,24 +338,28 @@ def test_room_that_somebody_else_takes_meanwhile(
     assert list(disk.iterdir()) == []
 
 
-def test_a_folder_that_may_not_be_written_to(lake: Lake, tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_written_to(lake: Lake) -> None:
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("another user is had by root only")
-    for above in (tmp_path, *tmp_path.parents):
-        if above.stat().st_uid == os.geteuid() and above not in (Path("/"), Path("/tmp")):
-            above.chmod(above.stat().st_mode | 0o055)
-    copy = Path(shutil.copytree(lake.path, tmp_path / "lake"))
+    # A folder of its own: pytest closes those that it gives to others.
+    with tempfile.TemporaryDirectory() as own:
+        _another_user_maps(lake, Path(own))
+
+
+def _another_user_maps(lake: Lake, folder: Path) -> None:
+    folder.chmod(0o755)
+    copy = Path(shutil.copytree(lake.path, folder / "lake"))
     for path in (copy, *copy.rglob("*")):
         path.chmod(0o755)
-    (tmp_path / "theirs").mkdir(mode=0o755)
+    (folder / "theirs").mkdir(mode=0o755)
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", SLOWLY]
-    arguments = [str(copy), str(tmp_path / "theirs" / "map"), "0"]
+    arguments = [str(copy), str(folder / "theirs" / "map"), "0"]
     ran = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     if "ModuleNotFoundError" in ran.stderr:
         pytest.skip("another user cannot read what these tests stand on")
     assert "CannotWrite" in ran.stderr, ran.stderr
     assert "may not be written to (Permission denied); name a folder that may" in ran.stderr
-    assert list((tmp_path / "theirs").iterdir()) == []
+    assert list((folder / "theirs").iterdir()) == []
 
 
 # The command

@@ -306,9 +306,12 @@ def test_a_scheduler_that_vanishes_is_told_and_what_was_done_is_in(
     class KillScheduler(Progress):
         episodes = 0
 
+        def finished(self, episode_id: str) -> None:
+            # Before the commit, which takes as long as some of the other tasks.
+            scheduler.kill()
+
         def committed(self, commit: int, episodes: int, steps: int) -> None:
             self.episodes += episodes
-            scheduler.kill()
 
     kill = KillScheduler()
     options = IngestOptions(dask=address, task_seconds=ONE_BY_ONE)

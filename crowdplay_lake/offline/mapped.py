@@ -307,7 +307,8 @@ def _done(folder: Path) -> int:
 
 def clear(folder: Path) -> None:
     """Remove the files of a map, and the folder where nothing else lies in it."""
-    for name in sorted(OWN):
+    # The lock last: who finds none makes one, and begins to write.
+    for name in sorted(OWN, key=lambda name: (name == LOCK, name)):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
