@@ -48,7 +48,8 @@ __all__ = [
     "write_parts",
 ]
 
-# Of parts that are written anew, to be read ever after; of others the table says.
+# zstd's. Harder costs an ingest time and memory; parts that are written anew are read ever after. See docs/bytes.md.
+LEVEL = 9
 LASTING_LEVEL = 19
 # Columns of a row group that are kept for the next reader: some 65,000 rows of them take a few MB at most.
 NARROW = 6
@@ -172,7 +173,7 @@ class PartWriter:
                 self._sink,
                 table.stored_schema,
                 compression="zstd",
-                compression_level=LASTING_LEVEL if lasting else table.compression_level,
+                compression_level=LASTING_LEVEL if lasting else LEVEL,
                 use_dictionary=dictionary,
                 column_encoding=dict(table.encodings) or None,
                 write_statistics=statistics,

@@ -63,7 +63,6 @@ class Table:
     partition: str | None = None
     # Parquet: rows a row group, and columns that gain from an encoding other than the dictionary.
     row_group_rows: int = 65_536
-    compression_level: int = 9
     plain: tuple[str, ...] = ()
     encodings: Mapping[str, str] = field(default_factory=dict)
 
@@ -238,7 +237,6 @@ FRAMES = Table(
     # A whole number of keyframe intervals: each row group begins with a keyframe.
     row_group_rows=2_048,
     # docs/bytes.md has what was tried.
-    compression_level=15,
     plain=("step", "gaps", "colors"),
     encodings={"step": "DELTA_BINARY_PACKED", "gaps": "PLAIN", "colors": "PLAIN"},
 )
