@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from rich.console import Console
 
-from crowdplay_ingest.pipeline import ingest
+from crowdplay_ingest.pipeline import IngestOptions, ingest
 from crowdplay_lake import Episode, Lake, ProcessedTrajectory
 from crowdplay_lake.episode import DEFAULT_AGENT
 
@@ -24,6 +24,8 @@ from . import crowdplay_way
 __all__ = ["DOWNSAMPLE", "Measured", "measure", "total"]
 
 DOWNSAMPLE = 4
+# Without worker processes: one core, and its time is this process's.
+HERE = IngestOptions(workers=0)
 
 _Result = TypeVar("_Result")
 
@@ -173,13 +175,13 @@ def _episode_id(path: Path) -> str:
 
 def measure(files: Sequence[Path], raw_folder: Path, work: Path, repeats: int, say: Console) -> Measured:
     """Everything, on one core. Both ways alternate: a part of CrowdPlay's episodes, a pass over the lake, and so on."""
-    ingest(min(files, key=lambda path: path.stat().st_size), work / "warm-up")
+    ingest(min(files, key=lambda path: path.stat().st_size), work / "warm-up", HERE)
     for path in files:
         path.read_bytes()
 
     lake_path = work / "lake"
     say.print(f"ingesting {len(files)} files …")
-    _, ingesting = timed(lambda: ingest(raw_folder, lake_path))
+    _, ingesting = timed(lambda: ingest(raw_folder, lake_path, HERE))
     taken = ingested(lake_path, files)
     raw = comparable(lake_path, taken.files)
     if len(raw) < len(files):
@@ -202,7 +204,7 @@ def measure(files: Sequence[Path], raw_folder: Path, work: Path, repeats: int, s
         shutil.rmtree(copy)
 
     say.print(f"ingesting {len(files)} files again …")
-    _, again = timed(lambda: ingest(raw_folder, work / "lake-again"))
+    _, again = timed(lambda: ingest(raw_folder, work / "lake-again", HERE))
     measured.ingesting = ingesting.least(again)
     return measured
 
