@@ -8,7 +8,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .episode import Environment, Episode, ProcessedTrajectory
+    from .environment import Environment
+    from .episode import Episode, ProcessedTrajectory
     from .errors import CrowdPlayLakeError
     from .lake import Episodes, Lake
     from .observations import Observations
@@ -28,7 +29,7 @@ __all__ = [
 # Loaded when they are asked for: the command's help and its errors need none of them.
 _HOMES = {
     "CrowdPlayLakeError": "errors",
-    "Environment": "episode",
+    "Environment": "environment",
     "Episode": "episode",
     "Episodes": "lake",
     "Lake": "lake",

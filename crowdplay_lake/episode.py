@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from .environment import Environment, once
 from .errors import InvalidArgument, NoTrajectory, UnknownAgent, UnknownColumn
-from .frame_log import FrameLog
+from .frame_log import CachedFrameLog, FrameLog
 from .layout import read_rows
 from .observations import ObservationParameters, Observations, emitted_steps
-from .pixels import ChangeLog, screens_of
+from .pixels import screens_of
 from .schema import ALL_AGENTS, RAM_COLUMNS, STEPS
 from .trajectory import AgentSteps, raw_steps
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .pictures.video import VideoSummary
     from .snapshot import Snapshot
 
-__all__ = ["DEFAULT_AGENT", "Environment", "Episode", "ProcessedTrajectory", "User"]
+__all__ = ["DEFAULT_AGENT", "Episode", "ProcessedTrajectory"]
 
 # CrowdPlay's name of the first player; single-agent Gym environments have 'agent_0'.
 DEFAULT_AGENT = "game_0>player_0"
@@ -42,95 +42,6 @@ class ProcessedTrajectory(NamedTuple):
     actions: npt.NDArray[np.int64]  # (n,) index into the game's action set
     rewards: npt.NDArray[np.float64]  # (n,) sum over the steps since the last emitted one, itself included
     terminals: npt.NDArray[np.int64]  # (n,) 1 where the agent is done
-
-
-class User(NamedTuple):
-    """A participant in an environment."""
-
-    user_id: str
-    permanent_user_id: str | None
-    task_id: str | None
-    environment_id: str | None
-    agent_id: str | None
-
-
-_Value = TypeVar("_Value")
-
-
-class _once(Generic[_Value]):  # noqa: N801
-    """`cached_property` without its lock: this is asked of ten thousand episodes at a time."""
-
-    def __init__(self, compute: Callable[[Any], _Value]) -> None:
-        self._compute = compute
-        self.__doc__ = compute.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> _once[_Value]: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> _Value: ...
-    def __get__(self, instance: object | None, owner: type) -> _Value | _once[_Value]:
-        if instance is None:
-            return self
-        value = instance.__dict__[self._name] = self._compute(instance)
-        return value
-
-
-class Environment:
-    """One sitting: the task that was set, who took part, and one or more episodes in a row."""
-
-    def __init__(self, lake: Lake, row: Mapping[str, Any]) -> None:
-        """``row``: of `environments`, or of an episode of it."""
-        self._lake = lake
-        self._told = row
-
-    @property
-    def _row(self) -> Mapping[str, Any]:
-        return self._lake._environment_row(self._told)
-
-    @property
-    def environment_id(self) -> str | None:
-        """None for an episode without metadata."""
-        return self._told["environment_id"]  # type: ignore[no-any-return]
-
-    @property
-    def task_id(self) -> str | None:
-        """CrowdPlay's task id, such as 'space_invaders_insideout'."""
-        return self._row["task_id"]  # type: ignore[no-any-return]
-
-    @_once
-    def keyword_data(self) -> dict[str, dict[str, Any]]:
-        """agent (or 'all') → key → value. Game and task are 'unknown' where there is no metadata."""
-        return self._lake._keywords_of_environment(self._told)
-
-    @cached_property
-    def users(self) -> dict[str, User]:
-        """agent → who played it."""
-        return self._lake._users_of(self.environment_id)
-
-    def __repr__(self) -> str:
-        return f"Environment({self.environment_id!r}, task_id={self.task_id!r})"
-
-
-class _CachedLog:
-    """A screen's change log that keeps what it read last."""
-
-    def __init__(self, frames: FrameLog) -> None:
-        self.screen = frames.screen
-        self._frames = frames
-        self._cached: ChangeLog | None = None
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def log(self, first_step: int, last_step: int) -> ChangeLog:
-        cached = self._cached
-        if cached is not None and cached.first_step <= first_step and last_step < cached.first_step + len(cached):
-            return cached
-        self._cached = log = self._frames.log(first_step, last_step)
-        return log
 
 
 class Episode:
@@ -174,12 +85,12 @@ class Episode:
         """What each action does: 'NOOP', 'FIRE', …; None where the game is unknown."""
         return self._row["action_meanings"]  # type: ignore[no-any-return]
 
-    @_once
+    @once
     def environment(self) -> Environment:
         """The sitting it belongs to."""
         return Environment(self._lake, self._row)
 
-    @_once
+    @once
     def keyword_data(self) -> dict[str, dict[str, Any]]:
         """agent (or 'all') → key → Python value; durations are timedelta. Agents without data have empty dicts."""
         data = self._lake._episode_keywords.of(self.episode_id)
@@ -378,7 +289,7 @@ class Episode:
         chosen = chosen.astype(np.int64)
         if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(self)):
             raise InvalidArgument(f"episode {self.episode_id} has steps 0 to {len(self) - 1}")
-        return Observations(_CachedLog(self.frame_log(agent)), chosen, parameters or ObservationParameters())
+        return Observations(CachedFrameLog(self.frame_log(agent)), chosen, parameters or ObservationParameters())
 
     def get_processed_trajectory(
         self,

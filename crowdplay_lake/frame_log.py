@@ -8,7 +8,7 @@ from .layout import LakePaths, read_rows
 from .pixels import ChangeLog, Screen, change_log
 from .schema import FRAMES
 
-__all__ = ["FrameLog", "read_group"]
+__all__ = ["CachedFrameLog", "FrameLog", "read_group"]
 
 COLUMNS = ("keyframe", "gaps", "colors")
 
@@ -31,6 +31,25 @@ class FrameLog:
         first, last = self.first_row + first_step, self.first_row + last_step
         start, rows = read_rows(self.paths, FRAMES.name, self.part, first, last + 1, COLUMNS, whole_groups=True)
         return change_log(start - self.first_row, rows)
+
+
+class CachedFrameLog:
+    """A screen's change log that keeps what it read last."""
+
+    def __init__(self, frames: FrameLog) -> None:
+        self.screen = frames.screen
+        self._frames = frames
+        self._cached: ChangeLog | None = None
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def log(self, first_step: int, last_step: int) -> ChangeLog:
+        cached = self._cached
+        if cached is not None and cached.first_step <= first_step and last_step < cached.first_step + len(cached):
+            return cached
+        self._cached = log = self._frames.log(first_step, last_step)
+        return log
 
 
 def read_group(paths: LakePaths, part: str, start: int, stop: int) -> ChangeLog:

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .episode import Environment, Episode, User
+from .environment import Environment, User
+from .episode import Episode
 from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, UnknownTable
 from .observations import ObservationParameters
 from .owners import Columns, KeywordsByOwner, Row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -93,12 +94,13 @@ class Owner(_Base):
         origin = self._origin or origin_of_session(inspect(self).session_id)
         return None if origin is None else opened(*origin)
 
+    @abstractmethod
     def _place(self) -> tuple[KeywordTable, str]:
         """The table of its keyword data, and the id it has there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read_keywords(self, lake: Lake) -> KeywordDict:
-        raise NotImplementedError
+        """Its keyword data, as the lake has it."""
 
     def __getstate__(self) -> dict[str, Any]:
         # For a pool of processes: there is no session on the other side.

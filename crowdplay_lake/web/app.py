@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import json
 import threading
 from collections.abc import AsyncIterator, Collection
@@ -36,6 +35,7 @@ from .film import chunk_of_film, chunk_of_seen
 from .guard import Guard
 from .lakes import Lakes
 from .packing import binary
+from .page_texts import error_page, page
 from .queries import Queries
 from .step_table import StepTables
 from .values import as_json
@@ -80,8 +80,8 @@ def create_app(path: AnyPath, limits: Limits | None = None, names: Collection[st
     }
     app = Starlette(
         routes=[
-            Route("/", site.page("list.html")),
-            Route("/sql", site.page("sql.html")),
+            Route("/", site.page("list")),
+            Route("/sql", site.page("sql")),
             Route("/episode/{id:path}", site.episode_page),
             Route("/api/sql", site.sql, methods=["POST"]),
             *(Route(f"/api/{name}", answer) for name, answer in api.items()),
@@ -142,7 +142,7 @@ class _Site:
     async def episode_page(self, request: Request) -> Response:
         episode_id = request.path_params["id"]
         await self._episode(request, episode_id)
-        return _page(request, "episode.html")
+        return _page(request, "episode")
 
     # Documents
 
@@ -242,11 +242,8 @@ async def _document(request: Request) -> dict[str, Any]:
 
 
 def _page(request: Request, name: str) -> Response:
-    text = (STATIC / name).read_text(encoding="utf-8")
-    # What a link from elsewhere asks for is run once somebody here says so.
-    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        text = text.replace('data-from="here"', 'data-from="elsewhere"')
-    return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
+    from_elsewhere = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    return HTMLResponse(page(name, from_elsewhere), headers={"Cache-Control": "no-cache"})
 
 
 def _wants_page(request: Request) -> bool:
@@ -257,7 +254,7 @@ def _told(request: Request, error: Exception) -> Response:
     status, document = refusal(error)
     if not _wants_page(request):
         return Response(document, status, media_type="application/json")
-    return _error_page(status, json.loads(document)["error"])
+    return HTMLResponse(error_page(status, json.loads(document)["error"]), status)
 
 
 def _told_http(request: Request, error: Exception) -> Response:
@@ -265,9 +262,4 @@ def _told_http(request: Request, error: Exception) -> Response:
     message = {404: "there is no such page here", 405: "this is not asked that way"}.get(status, "this cannot be done")
     if not _wants_page(request):
         return Response(as_json({"error": message, "kind": "HTTP"}), status, media_type="application/json")
-    return _error_page(status, message)
-
-
-def _error_page(status: int, message: str) -> Response:
-    text = (STATIC / "error.html").read_text(encoding="utf-8")
-    return HTMLResponse(text.replace("{status}", str(status)).replace("{message}", html.escape(message)), status)
+    return HTMLResponse(error_page(status, message), status)
