@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from platformdirs import user_data_path
 
 from ..errors import InvalidLake, UnknownDataset
 from ..layout import LakePaths
@@ -23,13 +24,8 @@ HOME_VARIABLE = "CROWDPLAY_LAKE_HOME"
 
 def lake_home() -> Path:
     """The folder whose lakes are found by name: $CROWDPLAY_LAKE_HOME, or else the user's data folder."""
-    if explicit := os.environ.get(HOME_VARIABLE):
-        return Path(explicit).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "crowdplay-lake"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "crowdplay-lake"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "crowdplay-lake"
+    explicit = os.environ.get(HOME_VARIABLE)
+    return Path(explicit).expanduser() if explicit else user_data_path("crowdplay-lake", appauthor=False)
 
 
 def known_lakes() -> Iterator[Path]:
