@@ -93,7 +93,7 @@ class Episode:
     @once
     def keyword_data(self) -> dict[str, dict[str, Any]]:
         """agent (or 'all') → key → Python value; durations are timedelta. Agents without data have empty dicts."""
-        data = self._lake._episode_keywords.of(self.episode_id)
+        data = self._lake._episode_keywords.of(self.episode_id, self.game)
         return {**{agent: {} for agent in self.agents}, **data}
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from functools import cached_property
 from os import PathLike
@@ -17,7 +17,7 @@ from .environment import Environment, User
 from .episode import Episode
 from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, UnknownTable
 from .observations import ObservationParameters
-from .owners import Columns, KeywordsByOwner, Row
+from .owners import Columns, KeywordsByGame, KeywordsByOwner, Row
 from .query import Database, Parameters, QueryResult, Stop
 from .schema import ALL_AGENTS, EPISODES, TABLES, UNKNOWN
 from .snapshot import Snapshot, open_snapshot
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Episodes", "Lake"]
 
-# Columns of `episodes` that a list of episodes is made from, and where the others of a row are found.
-_LISTED = ("episode_id", "environment_id", "task_id", "game", "n_steps")
+# Columns of `episodes` that a list of episodes is made from and its keyword data asks for, and where the others of a
+# row are found.
+_LISTED = ("episode_id", "environment_id", "task_id", "game", "agents", "n_steps")
 _PLACE = "place"
 
 
@@ -334,17 +335,17 @@ class Lake:
     # What an episode asks of its lake: read once, for all episodes
 
     @cached_property
-    def _episode_keywords(self) -> KeywordsByOwner:
-        return self._keywords("keyword_data", "episode_id")
+    def _episode_keywords(self) -> KeywordsByGame:
+        games = {part.partition or "" for part in self.snapshot.parts("keyword_data")}
+        return KeywordsByGame(games, lambda game: self._keywords("keyword_data", "episode_id", {game}))
 
     @cached_property
     def _environment_keywords(self) -> KeywordsByOwner:
         return self._keywords("environment_keyword_data", "environment_id")
 
-    def _keywords(self, table: str, owner: str) -> KeywordsByOwner:
-        columns = [owner, *KeywordsByOwner.COLUMNS]
-        rows = self.snapshot.read(table, columns=columns, encoded=KeywordsByOwner.ENCODED)
-        return KeywordsByOwner(rows, owner)
+    def _keywords(self, table: str, owner: str, games: Set[str] | None = None) -> KeywordsByOwner:
+        columns, encoded = [owner, *KeywordsByOwner.COLUMNS], [owner, *KeywordsByOwner.ENCODED]
+        return KeywordsByOwner(self.snapshot.read(table, games, columns, encoded), owner)
 
     def _keywords_of_environment(self, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Keyword data; game and task are told also where no keyword tells them. ``row``: of it, or of an episode."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .tagged import loads
+from .tagged import dumps, loads
 
-__all__ = ["Columns", "KeywordsByOwner", "Row"]
+__all__ = ["Columns", "KeywordsByGame", "KeywordsByOwner", "Row"]
 
 # Below these a double tells every whole number, and every microsecond, from the next.
 _EXACT_INTEGERS = 2.0**53
 _EXACT_SECONDS = 2.0**50 / 1e6
-# A date and time without time zone, as `tagged` writes it; value_timestamp then has all of it.
-_NAIVE = r'^\{"\$datetime":"[0-9-]{10}T[0-9:]{8}(\.[0-9]{6})?"\}$'
+# How long the JSON of a date and time without time zone is, without and with microseconds; no other is of these
+# lengths (`tagged` writes them). value_timestamp then has all of it.
+_NAIVE = tuple(len(dumps(datetime(2021, 9, 1, microsecond=part))) for part in (0, 1))
 
 
 class _Json(str):
@@ -39,11 +41,14 @@ class KeywordsByOwner:
     ENCODED = ("agent_id", "key", "value_type", "value_text")
 
     def __init__(self, table: pa.Table, owner: str) -> None:
-        owners, first = _runs(table[owner].combine_chunks())
-        if len(set(owners)) < len(owners):
+        """``table``: its columns ``owner`` and COLUMNS; texts may be dictionaries."""
+        owners, first = _runs(table[owner])
+        self._index: dict[str | None, int] = dict(zip(owners, range(len(owners)), strict=True))
+        if len(self._index) < len(owners):
             # Parts are sorted, and an owner's rows are in one of them, unless others than this software wrote them.
-            table = table.sort_by(owner)
-            owners, first = _runs(table[owner].combine_chunks())
+            table = table.set_column(0, owner, table[owner].cast(pa.string())).sort_by(owner)
+            owners, first = _runs(table[owner])
+            self._index = dict(zip(owners, range(len(owners)), strict=True))
         agents, names = _encoded(table["agent_id"])
         # Rows of one agent of one owner follow each other: where such a run begins, and which is an owner's first.
         begins = np.ones(len(table), bool)
@@ -53,7 +58,6 @@ class KeywordsByOwner:
         self._first_run = [*np.searchsorted(edges, first).tolist(), len(edges)]
         self._edges = [*edges.tolist(), len(table)]
         self._agents = names[agents[edges]].tolist()
-        self._index: dict[str | None, int] = dict(zip(owners, range(len(owners)), strict=True))
         self._keys = _texts(table["key"])
         self._values, self._changeable = _values(table)
 
@@ -77,13 +81,32 @@ class KeywordsByOwner:
         return data
 
 
-def _runs(owners: pa.StringArray) -> tuple[list[str], list[int]]:
+class KeywordsByGame:
+    """The keyword data of episodes, decoded a game at a time: most who ask for any ask for those of one game."""
+
+    def __init__(self, games: Iterable[str], read: Callable[[str], KeywordsByOwner]) -> None:
+        """``read``: gives the keyword data of the episodes of a game."""
+        self._games = frozenset(games)
+        self._read = read
+        self._by_game: dict[str, KeywordsByOwner] = {}
+
+    def of(self, episode_id: str, game: str | None = None) -> dict[str, dict[str, Any]]:
+        """agent → key → value; new dicts each time. ``game``: of the episode, None where it is not known."""
+        if game is None:
+            return next((data for one in self._games if (data := self.of(episode_id, one))), {})
+        known = self._by_game.get(game)
+        if known is None:
+            if game not in self._games:
+                return {}
+            known = self._by_game[game] = self._read(game)
+        return known.of(episode_id)
+
+
+def _runs(owners: pa.ChunkedArray) -> tuple[list[str], list[int]]:
     """(the owner, the first row) of each run of rows of one owner."""
-    if not len(owners):
-        return [], []
-    changes = pc.not_equal(owners[1:], owners[:-1]).to_numpy(zero_copy_only=False)
-    first = np.concatenate([[0], np.flatnonzero(changes) + 1])
-    return owners.take(first).to_pylist(), first.tolist()
+    codes, names = _encoded(owners)
+    first = np.flatnonzero(np.diff(codes, prepend=-1))
+    return names[codes[first]].tolist(), first.tolist()
 
 
 def _encoded(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
@@ -142,7 +165,7 @@ def _decoded(
         whole = text.is_valid().to_numpy()
         return whole, _texts(text.filter(whole))
     if kind == "datetime":
-        whole = pc.match_substring_regex(table["value_json"].take(rows), _NAIVE).to_numpy()
+        whole = np.isin(pc.binary_length(table["value_json"]).to_numpy()[rows], _NAIVE)
         return whole, table["value_timestamp"].take(rows[whole]).cast(pa.timestamp("us")).to_numpy().tolist()
     return ~whole, []
 

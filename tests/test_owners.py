@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdplay_lake.keywords import keyword_columns
-from crowdplay_lake.owners import Columns, KeywordsByOwner
+from crowdplay_lake.owners import Columns, KeywordsByGame, KeywordsByOwner
 from crowdplay_lake.schema import KEYWORD_DATA
 
 PLAIN = st.one_of(
@@ -88,3 +88,22 @@ def test_rows_are_mappings_over_columns() -> None:
     rows = list(Columns(table).rows())
     assert [dict(row) for row in rows] == table.to_pylist()
     assert [len(row) for row in rows] == [2, 2]
+
+
+def test_keywords_of_a_game_are_read_when_one_of_its_episodes_is_asked_for_them() -> None:
+    read: list[str] = []
+
+    def keywords(game: str) -> KeywordsByOwner:
+        read.append(game)
+        return KeywordsByOwner(table_of({(f"of {game}", "all", "game"): game}), "episode_id")
+
+    by_game = KeywordsByGame(["breakout", "qbert", "riverraid"], keywords)
+    for _ in range(2):
+        assert by_game.of("of qbert", "qbert") == {"all": {"game": "qbert"}}
+    assert by_game.of("of qbert", "breakout") == {}
+    assert by_game.of("of pong", "pong") == {}
+    assert read == ["qbert", "breakout"]
+    # Without its game an episode is looked for among all of them.
+    assert by_game.of("of riverraid") == {"all": {"game": "riverraid"}}
+    assert by_game.of("of pong") == {}
+    assert sorted(read) == ["breakout", "qbert", "riverraid"]
