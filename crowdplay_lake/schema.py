@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -52,7 +53,7 @@ class Column:
     doc: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """One table: a row's meaning, its columns, the partition column and the order of the rows."""
 
@@ -66,12 +67,13 @@ class Table:
     plain: tuple[str, ...] = ()
     encodings: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    # Once: a schema of 130 columns takes longer to make than an episode's steps to read.
+    @cached_property
     def schema(self) -> pa.Schema:
         """All columns, the partition column among them."""
         return pa.schema([pa.field(column.name, column.type) for column in self.columns])
 
-    @property
+    @cached_property
     def stored_schema(self) -> pa.Schema:
         """The columns inside a Parquet part: a partition's value is in its folder's name and in the log."""
         return pa.schema([field for field in self.schema if field.name != self.partition])
