@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import bz2
 import gc
+import gzip
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -18,12 +19,13 @@ from rich.console import Console
 from crowdplay_ingest.pipeline import IngestOptions, ingest
 from crowdplay_lake import Episode, Lake, ProcessedTrajectory
 from crowdplay_lake.episode import DEFAULT_AGENT
+from crowdplay_lake.layout import read_rows
+from crowdplay_lake.observations import emitted_steps
 
 from . import crowdplay_way
 
-__all__ = ["DOWNSAMPLE", "Measured", "measure", "total"]
+__all__ = ["JOBS", "Job", "Measured", "measure", "total"]
 
-DOWNSAMPLE = 4
 # Without worker processes: one core, and its time is this process's.
 HERE = IngestOptions(workers=0)
 
@@ -54,11 +56,33 @@ def timed(work: Callable[[], _Result]) -> tuple[_Result, Spent]:
 
 
 @dataclass(frozen=True)
+class Job:
+    """What is made of every episode."""
+
+    name: str
+    frequency: int  # every so many steps are emitted
+    stack_n: int
+
+    def crowdplays(self, trajectory: Sequence[dict[str, Any]]) -> crowdplay_way.Processed:
+        return crowdplay_way.process(trajectory, DEFAULT_AGENT, self.frequency, self.stack_n)
+
+    def from_lake(self, episode: Episode) -> ProcessedTrajectory:
+        return episode.get_processed_trajectory(
+            framestack_axis_first=True, stack_n=self.stack_n, downsample_frequency=self.frequency
+        )
+
+
+JOBS = (Job("every fourth step", 4, 1), Job("every step, stacks of four", 1, 4))
+# The suffix of each form that CrowdPlay reads; gzip and plain are made here as its scripts make them.
+FORMS = {"bz2": ".bz2", "gzip": ".gz", "plain": ""}
+
+
+@dataclass(frozen=True)
 class Raw:
-    """One bz2 file whose episode both ways can process."""
+    """One raw trajectory, in all forms, whose episode both ways can process."""
 
     episode_id: str
-    path: Path
+    paths: dict[str, Path]  # form → file
     game: str
     steps: int
 
@@ -78,6 +102,7 @@ class LakePass:
 
     total: Spent  # from opening it to the last array
     wall_of: dict[str, float]  # episode id → seconds
+    floor: Spent  # of this, what no reader of these files can do without
 
 
 @dataclass
@@ -89,12 +114,18 @@ class Measured:
     lake_bytes: dict[str, int]  # what for → bytes
     ingesting: Spent
     decompressing: dict[Path, Spent] = field(default_factory=dict)
-    crowdplay: dict[str, Spent] = field(default_factory=dict)  # by episode id
-    passes: list[LakePass] = field(default_factory=list)
+    loading: dict[tuple[str, str], Spent] = field(default_factory=dict)  # (episode id, form): decompress, unpickle
+    processing: dict[tuple[str, Job], Spent] = field(default_factory=dict)  # (episode id, job): with OpenCV
+    passes: dict[Job, list[LakePass]] = field(default_factory=lambda: {job: [] for job in JOBS})
 
     @property
     def steps(self) -> int:
         return sum(raw.steps for raw in self.raw)
+
+    def crowdplay(self, form: str, job: Job, raw: Iterable[Raw] | None = None) -> Spent:
+        """What CrowdPlay's way takes for these episodes, by default all."""
+        ids = [one.episode_id for one in (self.raw if raw is None else raw)]
+        return total(self.loading[one, form] + self.processing[one, job] for one in ids)
 
 
 def total(spent: Iterable[Spent]) -> Spent:
@@ -108,33 +139,50 @@ def decompress(path: Path) -> None:
             pass
 
 
-def from_lake(episode: Episode) -> ProcessedTrajectory:
-    return episode.get_processed_trajectory(framestack_axis_first=True, stack_n=1, downsample_frequency=DOWNSAMPLE)
+def in_all_forms(path: Path, folder: Path) -> dict[str, Path]:
+    """The bz2 file, and beside it in ``folder`` what CrowdPlay's scripts make of it."""
+    paths = {form: folder / f"{_episode_id(path)}.pickle{suffix}" for form, suffix in FORMS.items()}
+    paths["bz2"] = path
+    with bz2.open(path) as read, paths["plain"].open("wb") as write:
+        shutil.copyfileobj(read, write, 1 << 20)
+    with paths["plain"].open("rb") as read, gzip.open(paths["gzip"], "wb", compresslevel=1) as write:
+        shutil.copyfileobj(read, write, 1 << 20)
+    return paths
 
 
-def crowdplays(path: Path) -> crowdplay_way.Processed:
-    return crowdplay_way.process(crowdplay_way.load(path), DEFAULT_AGENT, DOWNSAMPLE, stack_n=1)
-
-
-def read_lake(path: Path, wanted: Sequence[str]) -> LakePass:
+def read_lake(path: Path, wanted: Sequence[str], job: Job) -> LakePass:
     """Open the lake at ``path`` and process every wanted episode."""
     wall_of: dict[str, float] = {}
+    chosen = set(wanted)
 
     def whole_lake() -> None:
-        chosen = set(wanted)
         for episode in Lake(path).episodes():
             if episode.episode_id in chosen:
                 start = time.perf_counter()
-                from_lake(episode)
+                job.from_lake(episode)
                 wall_of[episode.episode_id] = time.perf_counter() - start
 
     _, total = timed(whole_lake)
-    return LakePass(total, wall_of)
+    return LakePass(total, wall_of, _floor(path, chosen, job))
 
 
-def check_equal(episode: Episode, theirs: crowdplay_way.Processed) -> None:
+def _floor(path: Path, chosen: set[str], job: Job) -> Spent:
+    """Mere decompression of the rows, in whole row groups, and mere writing of as many bytes of images."""
+    episodes = [episode for episode in Lake(path).episodes() if episode.episode_id in chosen]
+    spent = Spent(0.0, 0.0)
+    for episode in episodes:
+        n = len(emitted_steps(len(episode), job.frequency))
+        log = episode.frame_log()
+        columns = ("keyframe", "gaps", "colors")
+        first, stop = log.first_row, log.first_row + len(log)
+        rows = partial(read_rows, log.paths, "frames", log.part, first, stop, columns, True)
+        spent += timed(rows)[1] + timed(partial(np.full, (n, 84, 84), 1, np.uint8))[1]
+    return spent
+
+
+def check_equal(episode: Episode, theirs: crowdplay_way.Processed, job: Job) -> None:
     """The lake gives what CrowdPlay gives, and after it at most the last step, which CrowdPlay drops."""
-    ours = from_lake(episode)
+    ours = job.from_lake(episode)
     for name, own, other in zip(theirs._fields, ours, theirs, strict=True):
         expected = np.asarray(other)
         if len(own) - len(expected) not in (0, 1) or not np.array_equal(own[: len(expected)], expected):
@@ -161,12 +209,13 @@ def ingested(lake: Path, files: Sequence[Path]) -> Ingested:
     return Ingested(taken, sum(row[1] for row in rows), sum(row[2] for row in rows))
 
 
-def comparable(lake: Path, files: Sequence[Path]) -> list[Raw]:
-    """The files whose episodes both ways can process."""
+def comparable(lake: Path, files: Sequence[Path], folder: Path) -> list[Raw]:
+    """The files whose episodes both ways can process; their other forms go to ``folder``."""
     query = "SELECT episode_id, game, n_steps FROM episodes WHERE variant = 'full' AND list_contains(agents, ?)"
     known = {row[0]: row for row in Lake(lake).sql(query, [DEFAULT_AGENT]).fetchall()}
     named = [(_episode_id(path), path) for path in files]
-    return [Raw(name, path, known[name][1], known[name][2]) for name, path in named if name in known]
+    folder.mkdir()
+    return [Raw(name, in_all_forms(path, folder), *known[name][1:]) for name, path in named if name in known]
 
 
 def _episode_id(path: Path) -> str:
@@ -183,7 +232,8 @@ def measure(files: Sequence[Path], raw_folder: Path, work: Path, repeats: int, s
     say.print(f"ingesting {len(files)} files …")
     _, ingesting = timed(lambda: ingest(raw_folder, lake_path, HERE))
     taken = ingested(lake_path, files)
-    raw = comparable(lake_path, taken.files)
+    say.print("unpacking …")
+    raw = comparable(lake_path, taken.files, work / "forms")
     if len(raw) < len(files):
         say.print(f"{len(files) - len(raw)} of {len(files)} files were refused or have no {DEFAULT_AGENT}")
     if not raw:
@@ -192,16 +242,18 @@ def measure(files: Sequence[Path], raw_folder: Path, work: Path, repeats: int, s
 
     lake = Lake(lake_path)
     shortest = min(raw, key=lambda one: one.steps)
-    crowdplays(shortest.path)
-    from_lake(lake.episode(shortest.episode_id))
+    for job in JOBS:
+        job.crowdplays(crowdplay_way.load(shortest.paths["bz2"]))
+        job.from_lake(lake.episode(shortest.episode_id))
     for turn in range(repeats):
         say.print(f"round {turn + 1} of {repeats}: episodes CrowdPlay's way, then the whole lake …")
         for share in (turn, (turn + repeats // 2) % repeats):
             _measure_files(measured, lake, raw[share::repeats], taken.files[share::repeats])
-        # A copy each time: nothing that an earlier pass has opened or parsed is kept for this one.
-        copy = shutil.copytree(lake_path, work / f"lake-{turn}")
-        measured.passes.append(read_lake(copy, [one.episode_id for one in raw]))
-        shutil.rmtree(copy)
+        for job in JOBS:
+            # A copy each time: nothing that an earlier pass has opened or parsed is kept for this one.
+            copy = shutil.copytree(lake_path, work / f"lake-{turn}")
+            measured.passes[job].append(read_lake(copy, [one.episode_id for one in raw], job))
+            shutil.rmtree(copy)
 
     say.print(f"ingesting {len(files)} files again …")
     _, again = timed(lambda: ingest(raw_folder, work / "lake-again", HERE))
@@ -212,10 +264,16 @@ def measure(files: Sequence[Path], raw_folder: Path, work: Path, repeats: int, s
 def _measure_files(measured: Measured, lake: Lake, raw: Sequence[Raw], files: Sequence[Path]) -> None:
     """A share of the raw files: CrowdPlay's way, checked against the lake, and mere decompression."""
     for one in raw:
-        theirs, spent = timed(partial(crowdplays, one.path))
-        measured.crowdplay[one.episode_id] = spent.least(measured.crowdplay.get(one.episode_id))
-        check_equal(lake.episode(one.episode_id), theirs)
-        del theirs
+        for form, path in one.paths.items():
+            trajectory, spent = timed(partial(crowdplay_way.load, path))
+            key = one.episode_id, form
+            measured.loading[key] = spent.least(measured.loading.get(key))
+        for job in JOBS:
+            theirs, spent = timed(partial(job.crowdplays, trajectory))
+            measured.processing[one.episode_id, job] = spent.least(measured.processing.get((one.episode_id, job)))
+            check_equal(lake.episode(one.episode_id), theirs, job)
+            del theirs
+        del trajectory
     for path in files:
         _, spent = timed(partial(decompress, path))
         measured.decompressing[path] = spent.least(measured.decompressing.get(path))

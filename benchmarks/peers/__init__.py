@@ -28,7 +28,7 @@ _MINARI_PARQUET = "an observation a step without JPEG, as Minari writes it"
 PEERS: tuple[Peer, ...] = (
     OURS,
     REFERENCE,
-    Pickles("CrowdPlay's gzip", ".gz", "the same pickles in gzip"),
+    Pickles("CrowdPlay's gzip", ".gz", "the same pickles in gzip, level 1, as its script packs them"),
     Pickles("CrowdPlay's plain pickles", "", "the same pickles, not compressed"),
     MinariDataset("Minari on HDF5", "hdf5", _MINARI_HDF5),
     MinariDataset("Minari on Parquet", "parquet", _MINARI_PARQUET),

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Pickles:
             if self.suffix == ".bz2":
                 shutil.copy(packed, path)
                 continue
-            with bz2.open(packed) as read, gzip.open(path, "wb") if self.suffix else path.open("wb") as write:
+            gzipped = partial(gzip.open, path, "wb", compresslevel=1)
+            with bz2.open(packed) as read, gzipped() if self.suffix else path.open("wb") as write:
                 shutil.copyfileobj(read, write, 1 << 20)
 
     def open(self, folder: Path) -> Opened:
