@@ -1,12 +1,13 @@
-"""Few big parts of many small ones: what many small ingests leave, merged game by game.
+"""Few big, hard compressed parts of many small ones: what ingests leave, written anew game by game.
 
-Each merge is a commit of its own, so whoever stops this loses one merge at most, and the next run goes on. Readers
-keep the parts they see until `vacuum` removes them.
+There is a commit whenever a part's worth of bytes is written, so whoever stops this loses little, and the next run goes
+on. Readers keep the parts they see until `vacuum` removes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -48,9 +49,10 @@ def compact(
     progress: Progress | None = None,
     lock_wait: float = 10.0,
 ) -> CompactSummary:
-    """Merge the parts of each game that are smaller than half of ``target_bytes``, until one such is left at most.
+    """Merge the parts of each game that are smaller than half of ``target_bytes``, until one such is left at most, and
+    compress what `ingest` wrote harder.
 
-    Where there is nothing to merge there is no commit. Raises InvalidLake, LakeBusy.
+    Where there is nothing to do there is no commit. Raises InvalidLake, LakeBusy.
     """
     if target_bytes < 1:
         raise InvalidArgument(f"a part of {target_bytes} bytes cannot be; the target is a number of bytes above 0")
@@ -75,42 +77,60 @@ class _Compaction:
         self.progress = progress
         self.done = self.total = 0
         self._data_bytes: dict[str, int] = {}
+        # What is written and not yet committed.
+        self._changes: dict[str, Change] = {}
+        self._counts = Counter[str]()
+        self._written = 0
 
     def run(self) -> None:
         episodes = self.writer.snapshot.read(EPISODES.name)
         games = sorted(set(episodes["game"].to_pylist()))
-        by_game = {game: pairs_of(self.writer.snapshot, _rows_of(episodes, game)) for game in games}
-        groups = [self._small(pairs) for pairs in by_game.values()]
-        self.total = sum(row["n_steps"] for group in groups if len(group) > 1 for pair in group for row in pair.rows)
-        del episodes, by_game
         for game in games:
-            while self._merge_some(game):
-                pass
+            pairs = self._candidates(pairs_of(self.writer.snapshot, _rows_of(episodes, game)))
+            if not _is_done(pairs):
+                self.total += sum(row["n_steps"] for pair in pairs for row in pair.rows)
+        del episodes
+        while games:
+            # What came out small is merged once more, when it is committed.
+            games = [game for game in games if self._merge_some(game)]
+            self._commit()
         self._merge_small_tables()
 
-    def _small(self, pairs: Iterable[Pair]) -> list[Pair]:
-        return [pair for pair in pairs if pair.size < self.target / 2]
+    def _candidates(self, pairs: Iterable[Pair]) -> list[Pair]:
+        """The pairs to be written anew, in the order of their first episodes."""
+        chosen = [pair for pair in pairs if pair.size < self.target / 2 or not pair.is_packed]
+        return sorted(chosen, key=lambda pair: min(row["episode_id"] for row in pair.rows))
 
     def _merge_some(self, game: str) -> bool:
-        """Merge small pairs of a game into one of the target's size; whether there was something to merge."""
+        """Merge pairs of a game into one of the target's size; whether there was something to do."""
         snapshot = self.writer.snapshot
         rows = _rows_of(snapshot.read(EPISODES.name, {game}), game)
-        small = sorted(self._small(pairs_of(snapshot, rows)), key=lambda pair: min(r["episode_id"] for r in pair.rows))
+        candidates = self._candidates(pairs_of(snapshot, rows))
         group: list[Pair] = []
         size = 0
-        while small and size < self.target:
-            group.append(small.pop(0))
+        while candidates and size < self.target:
+            group.append(candidates.pop(0))
             size += self._data_size(snapshot, group[-1])
-        if len(group) < 2:
+        if _is_done(group):
             return False
         moving = [row for pair in group for row in pair.rows]
         changes = replace_pairs(group, rewritten(snapshot.paths, game, moving, self._tell))
         changes[EPISODES.name] = self.writer.replacement(
             EPISODES.name, pa.Table.from_pylist(rows, EPISODES.schema), {game}
         )
-        counts = {"episodes": len(moving), "parts": 2 * len(group)}
-        self.writer.commit("compact", changes, counts)
+        for table, change in changes.items():
+            waiting = self._changes.setdefault(table, Change())
+            waiting.add += change.add
+            waiting.remove += change.remove
+        self._counts.update(episodes=len(moving), parts=2 * len(group))
+        self._written += sum(part.size for change in changes.values() for part in change.add)
+        if self._written >= self.target:
+            self._commit()
         return True
+
+    def _commit(self) -> None:
+        self.writer.commit("compact", self._changes, self._counts)
+        self._changes, self._counts, self._written = {}, Counter(), 0
 
     def _tell(self, steps: int) -> None:
         self.done += steps
@@ -142,6 +162,11 @@ class _Compaction:
                     change.add += write_parts(snapshot.paths, TABLES[name], rows)
                     change.remove += small
         self.writer.commit("compact", changes, {"parts": sum(len(change.remove) for change in changes.values())})
+
+
+def _is_done(pairs: Sequence[Pair]) -> bool:
+    """Whether there is nothing to gain from writing these anew as one."""
+    return not pairs or (len(pairs) == 1 and pairs[0].is_packed)
 
 
 def _rows_of(episodes: pa.Table, game: str) -> list[dict[str, object]]:

@@ -54,6 +54,8 @@ LASTING_LEVEL = 19
 # Columns of a row group that are kept for the next reader: some 65,000 rows of them take a few MB at most.
 NARROW = 6
 PART_SUFFIX = ".parquet"
+# How the name of a part begins: of one that is compressed as well as can be, and of others.
+_PACKED, _PART = "packed-", "part-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,11 @@ class Part:
     def partition_values(self) -> dict[str, str | None]:
         key = TABLES[self.table].partition if self.table in TABLES else None
         return {} if key is None else {key: self.partition}
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it was written to last: compressed as well as can be."""
+        return self.path.rpartition("/")[2].startswith(_PACKED)
 
     @property
     def statistics(self) -> str:
@@ -156,7 +163,8 @@ class PartWriter:
         lasting: bool = False,
     ) -> None:
         folder = "" if table.partition is None else partition_folder(table.partition, partition or "") + "/"
-        self.relative = f"{folder}{name or 'part-' + uuid.uuid4().hex}{PART_SUFFIX}"
+        name = name or (_PACKED if lasting else _PART) + uuid.uuid4().hex
+        self.relative = f"{folder}{name}{PART_SUFFIX}"
         self.rows = 0
         self._table = table
         self._partition = partition
@@ -178,7 +186,8 @@ class PartWriter:
                 column_encoding=dict(table.encodings) or None,
                 write_statistics=statistics,
                 store_schema=False,
-                data_page_size=1 << 20,
+                # A column of a row group is one page: each is compressed by itself.
+                data_page_size=1 << 26,
             )
         except BaseException:
             self._remove()

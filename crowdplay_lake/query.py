@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-__all__ = ["Database", "QueryResult", "ReadingConnection", "Stop", "identifier", "literal"]
+    from .catalog import Catalog
+
+__all__ = ["Database", "QueryResult", "ReadingConnection", "Stop", "identifier", "literal", "token_starts"]
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -183,7 +185,7 @@ def _in_detail(
     return error
 
 
-def _token_starts(query: str) -> list[int]:
+def token_starts(query: str) -> list[int]:
     """Where the tokens begin, comments aside, in characters: the database counts in bytes."""
     data = query.encode()
     starts = [start for start, kind in duckdb.tokenize(query) if kind != duckdb.token_type.comment]
@@ -192,7 +194,7 @@ def _token_starts(query: str) -> list[int]:
 
 def _without_end(query: str) -> str:
     """``query`` without the semicolons at its end, and what follows them."""
-    for start in reversed(_token_starts(query)):
+    for start in reversed(token_starts(query)):
         if query[start] != ";":
             break
         query = query[:start]
@@ -225,12 +227,15 @@ class Database:
         # With the slash, so that no folder beside the lake whose name begins like its own is meant.
         run(f"SET allowed_directories = [{literal(str(self._root) + '/')}]")
         run("SET enable_external_access = false")
+        self.catalog: Catalog | None = None  # of what is defined when a query names it
 
     def define(self, statements: Sequence[str]) -> None:
         """Run our own statements (views). Raises InvalidLake where a part cannot be read."""
         try:
-            for statement in statements:
-                self._connection.execute(statement)
+            # On a cursor, as in `fetch`.
+            with contextlib.closing(self._connection.cursor()) as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
         except duckdb.Error as error:
             raise InvalidLake(f"{self._root}: {_told(error)}; restore the file, or ingest again") from error
 
@@ -250,9 +255,11 @@ class Database:
 
     def names(self) -> dict[str, list[str]]:
         """Table or view → its columns; but for those of our own, whose names begin with an underscore."""
+        if self.catalog is not None:
+            self.catalog.define_all()
         rows = self.fetch(
-            "SELECT table_name, column_name FROM information_schema.columns WHERE NOT starts_with(table_name, '_') "
-            "ORDER BY table_name, ordinal_position"
+            "SELECT table_name, column_name FROM duckdb_columns() "
+            "WHERE NOT internal AND NOT starts_with(table_name, '_') ORDER BY table_name, column_index"
         )
         names: dict[str, list[str]] = {}
         for table, column in rows:
@@ -282,14 +289,31 @@ class Database:
                         if frame is None:
                             raise InvalidArgument(f"tables: {name!r} is None, a frame is expected")
                         cursor.register(name, frame)
-                    rows = cursor.sql(statement, params=parameters)
-                    return QueryResult((rows if max_rows is None else rows.limit(max_rows)).to_arrow_table())
+                    return self._result(cursor, statement, parameters, max_rows)
                 except duckdb.Error as error:
                     raise self.translated(_in_detail(error, cursor, statement, parameters), query) from error
         finally:
             for name in tables or {}:
                 cursor.unregister(name)
             cursor.close()
+
+    def _result(
+        self, cursor: duckdb.DuckDBPyConnection, statement: str, parameters: Parameters, max_rows: int | None
+    ) -> QueryResult:
+        def result() -> QueryResult:
+            rows = cursor.sql(statement, params=parameters)
+            return QueryResult((rows if max_rows is None else rows.limit(max_rows)).to_arrow_table())
+
+        if self.catalog is None:
+            return result()
+        self.catalog.define_for(statement)
+        try:
+            return result()
+        except (duckdb.BinderException, duckdb.CatalogException):
+            # A name may have been put together, as in query_table, and what is near to it is told from all names.
+            if not self.catalog.define_all():
+                raise
+        return result()
 
     def reading_statement(self, query: str) -> str:
         """``query`` if it is one statement that only reads. Raises QueryNotAllowed, naming what it is instead."""
@@ -313,7 +337,7 @@ class Database:
 
     def _check_explain(self, query: str) -> None:
         """Plain EXPLAIN only shows the plan; EXPLAIN ANALYZE runs what it explains."""
-        tokens = _token_starts(query)
+        tokens = token_starts(query)
         rest = query[tokens[1] :] if len(tokens) > 1 else ""
         if rest[:1] == "(" or rest[:7].lower() in ("analyze", "analyse"):
             raise QueryNotAllowed("EXPLAIN with options runs the statement: use plain EXPLAIN")
@@ -350,7 +374,7 @@ class Database:
         """What might have been meant by names in ``query`` that are almost those of tables or columns."""
         names = self.names()
         known = {*names, *(column for columns in names.values() for column in columns)}
-        words = {match[0] for start in _token_starts(query) if (match := re.compile(r"\w+").match(query, start))}
+        words = {match[0] for start in token_starts(query) if (match := re.compile(r"\w+").match(query, start))}
         close = [nearest(word, known, 1, 0.75) for word in sorted(words - known)]
         return did_you_mean(name for names in close for name in names)
 

@@ -37,6 +37,11 @@ class Pair:
         """Bytes of the larger of the two."""
         return max(self.steps.size, self.frames.size)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether both are compressed as well as can be."""
+        return self.steps.is_packed and self.frames.is_packed
+
 
 def pairs_of(snapshot: Snapshot, rows: Iterable[Row]) -> list[Pair]:
     """The parts in which episodes lie; ``rows``: all rows of `episodes` of one game or more."""

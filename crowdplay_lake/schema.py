@@ -213,7 +213,7 @@ STEPS = Table(
     ),
     sort=("episode_id", "agent_id", "step"),
     partition="game",
-    plain=("step", "step_iter", "action_step_iter", *RAM_COLUMNS),
+    plain=("step", "step_iter", "action_step_iter", *RAM_COLUMNS, "extra"),
     encodings={
         "step": "DELTA_BINARY_PACKED",
         "step_iter": "DELTA_BINARY_PACKED",

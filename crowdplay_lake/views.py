@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 
+from .catalog import Catalog, Definition, View
 from .query import Database, identifier, literal
-from .schema import EPISODES, RAM_COLUMNS, STEPS, TABLES, Table
+from .schema import EPISODES, STEPS, TABLES, Table
 from .snapshot import Snapshot
 from .storage import AnyPath
-from .wide import WIDE, View, wide_views
+from .wide import WIDE, WIDE_VIEWS, KeywordTypes, wide_view
 
 __all__ = ["VIEWS", "define_tables", "define_views", "store_wide"]
 
@@ -43,57 +46,44 @@ _EPISODE_STEPS = View(
 
 
 def define_views(database: Database, snapshot: Snapshot) -> None:
-    """Every table of the snapshot as a view of its name, then `VIEWS`, with comments in the catalog on all of them."""
-    tables = define_tables(database, snapshot)
-    views = [*wide_views(database), _EPISODE_STEPS]
-    database.define([_create(view) for view in views])
-    database.define([statement for view in (*tables, *views) for statement in _comments(view)])
+    """Every table of the snapshot as a view of its name, then `VIEWS`, with comments in the catalog on all of them.
+
+    Each is defined when a query names it, all when it may name any.
+    """
+    keywords = KeywordTypes(database)
+    definitions = {name: Definition(partial(_table_view, table, snapshot)) for name, table in TABLES.items()}
+    for wide in WIDE_VIEWS:
+        definitions[wide.name] = Definition(partial(wide_view, database, wide, keywords), wide.needs)
+    definitions[_EPISODE_STEPS.name] = Definition(lambda: _EPISODE_STEPS, (STEPS.name, EPISODES.name))
+    database.catalog = Catalog(database, definitions)
 
 
 def store_wide(database: Database) -> None:
     """Keep the rows of `episode_agents` in the database, for who asks more than once: then an answer takes 3 ms of
     10,000 episodes, where putting them together takes 50. Not where there are very many.
     """
-    ((episodes,),) = database.fetch("SELECT count(*) FROM episodes")
-    if episodes * 2 * len(database.names()[WIDE]) > _MOST_CELLS:
+    if database.catalog is None:
         return
-    # A view that takes the place of another has none of its comments.
-    ((doc,),) = database.fetch(f"SELECT comment FROM duckdb_views() WHERE view_name = {literal(WIDE)}")
-    docs = database.fetch(f"SELECT column_name, comment FROM duckdb_columns() WHERE table_name = {literal(WIDE)}")
-    stored = View(WIDE, doc, f"SELECT * FROM _{WIDE}", dict(docs))
-    store = f"CREATE OR REPLACE TABLE _{WIDE} AS SELECT * FROM {WIDE}"
-    database.define([store, _create(stored), *_comments(stored)])
+    view = database.catalog.view(WIDE)
+    ((episodes,),) = database.fetch("SELECT count(*) FROM episodes")
+    if episodes * 2 * len(view.columns) <= _MOST_CELLS:
+        store = f"CREATE OR REPLACE TABLE _{WIDE} AS SELECT * FROM {WIDE}"
+        database.catalog.replace(replace(view, sql=f"SELECT * FROM _{WIDE}"), store)
 
 
-def define_tables(database: Database, snapshot: Snapshot, names: Iterable[str] = tuple(TABLES)) -> list[View]:
+def define_tables(database: Database, snapshot: Snapshot, names: Iterable[str]) -> None:
     """Tables of the snapshot as views of their names, in the place of those of another snapshot."""
-    tables = []
-    for table in (TABLES[name] for name in names):
-        by_partition = snapshot.files_by_partition(table.name)
-        if by_partition:
-            source = _parquet(table, by_partition)
-        else:
-            columns = [f"CAST(NULL AS {_sql_type(c.type)}) AS {identifier(c.name)}" for c in table.columns]
-            source = f"SELECT {', '.join(columns)} WHERE false"
-        docs = {c.name: c.doc for c in table.columns}
-        tables.append(View(table.name, f"One row per {table.row}.", source, docs))
-    database.define([_create(view) for view in tables])
-    return tables
+    database.define([_table_view(TABLES[name], snapshot).definition() for name in names])
 
 
-def _create(view: View) -> str:
-    return f"CREATE OR REPLACE VIEW {identifier(view.name)} AS {view.sql}"
-
-
-def _comments(view: View) -> list[str]:
-    comments = [f"COMMENT ON VIEW {identifier(view.name)} IS {literal(view.doc)}"]
-    for name, doc in view.columns.items():
-        # 128 comments that say the same take as long as all others together: the first RAM byte speaks for all.
-        if name in RAM_COLUMNS[1:]:
-            continue
-        text = doc.replace("byte 0x00", "bytes, ram_00 to ram_7f,")
-        comments.append(f"COMMENT ON COLUMN {identifier(view.name)}.{identifier(name)} IS {literal(text)}")
-    return comments
+def _table_view(table: Table, snapshot: Snapshot) -> View:
+    by_partition = snapshot.files_by_partition(table.name)
+    if by_partition:
+        source = _parquet(table, by_partition)
+    else:
+        columns = [f"CAST(NULL AS {_sql_type(c.type)}) AS {identifier(c.name)}" for c in table.columns]
+        source = f"SELECT {', '.join(columns)} WHERE false"
+    return View(table.name, f"One row per {table.row}.", source, {c.name: c.doc for c in table.columns})
 
 
 def _sql_type(kind: pa.DataType) -> str:

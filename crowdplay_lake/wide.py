@@ -8,27 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+from .catalog import View
 from .query import Database, identifier, literal
 from .schema import ALL_AGENTS, ENVIRONMENTS, EPISODES, TABLES, USERS
 
-__all__ = ["WIDE", "View", "column_name", "wide_views"]
+__all__ = ["WIDE", "WIDE_VIEWS", "KeywordTypes", "column_name", "wide_view"]
 
 WIDE = "episode_agents"
 
 # Value types that share a column, by the SQL type of the column.
 _INTEGERS = {"int", "bool"}
 _NUMBERS = {"int", "bool", "float", "timedelta"}
-
-
-@dataclass(frozen=True)
-class View:
-    """A view and its documentation."""
-
-    name: str
-    doc: str
-    sql: str  # the SELECT
-    columns: Mapping[str, str]  # column → what it means, of those that have a meaning of their own
 
 
 @dataclass(frozen=True)
@@ -98,11 +90,31 @@ class _Join:
         return f"{'<>' if self.by_agent else '='} {literal(ALL_AGENTS)}"
 
 
-def _keyword_columns(database: Database, join: _Join, taken: set[str], reserved: set[str]) -> list[_KeywordColumn]:
-    rows = database.fetch(
-        f"SELECT key, value_type, count(*), max(abs(value_double)) FROM {join.table} WHERE agent_id {join.agents} "
-        "GROUP BY ALL ORDER BY key, value_type"
-    )
+class KeywordTypes:
+    """Which keys there are, and of which types their values; asked of each table once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rows: dict[str, list[tuple[bool, str, str, int, float | None]]] = {}
+
+    def of(self, join: _Join) -> list[tuple[str, str, int, float | None]]:
+        """By key and type: (key, type, number of values, the largest without its sign)."""
+        if join.table not in self._rows:
+            self._rows[join.table] = self._database.fetch(
+                f"SELECT agent_id <> {literal(ALL_AGENTS)}, key, value_type, count(*), max(abs(value_double)) "
+                f"FROM {join.table} WHERE agent_id IS NOT NULL GROUP BY ALL ORDER BY key, value_type"
+            )
+        return [row[1:] for row in self._rows[join.table] if row[0] == join.by_agent]
+
+    @cached_property
+    def reserved(self) -> set[str]:
+        """Words that cannot be the name of a column."""
+        chosen = "keyword_category IN ('reserved', 'type_function')"
+        return {word for (word,) in self._database.fetch(f"SELECT keyword_name FROM duckdb_keywords() WHERE {chosen}")}
+
+
+def _keyword_columns(database: Database, join: _Join, taken: set[str], keywords: KeywordTypes) -> list[_KeywordColumn]:
+    rows = keywords.of(join)
     apart = _kept_apart(database, join, {key for key, *_ in rows})
     types_of: dict[str, dict[str, int]] = {}
     keys_of: dict[str, dict[str, None]] = {}
@@ -115,7 +127,7 @@ def _keyword_columns(database: Database, join: _Join, taken: set[str], reserved:
         largest[folded] = max(largest.get(folded, 0.0), size or 0.0)
     columns = []
     for folded, types in types_of.items():
-        name = base = column_name(folded, reserved, join.prefix)
+        name = base = column_name(folded, keywords.reserved, join.prefix)
         number = 1
         while name in taken:
             number += 1
@@ -172,21 +184,31 @@ user_of AS (
     FROM users GROUP BY environment_id, agent_id
 )"""
 
-_AGENTS_OF_EPISODES = """
+_OF_EPISODE = ("episode_id", "environment_id", "task_id", "game", "task", "source", "created_on", "n_steps")
+
+_AGENTS_OF_EPISODES = f"""
 agents_of AS (
-    SELECT episode_id, unnest(agents) AS agent_id, unnest(first_done_step) AS first_done_step,
+    SELECT {", ".join(_OF_EPISODE)}, unnest(agents) AS agent_id, unnest(first_done_step) AS first_done_step,
+           unnest(frame_limit_reached) AS frame_limit_reached
+    FROM episodes
+)"""
+
+# An episode without a trajectory has the agents that its metadata tells of. Where there is none such, looking for them
+# took half of a question's time.
+_AGENTS_OF_ALL_EPISODES = f"""
+untold AS (SELECT {", ".join(_OF_EPISODE)} FROM episodes WHERE agents IS NULL),
+agents_of AS (
+    SELECT {", ".join(_OF_EPISODE)}, unnest(agents) AS agent_id, unnest(first_done_step) AS first_done_step,
            unnest(frame_limit_reached) AS frame_limit_reached
     FROM episodes
     UNION ALL
-    -- An episode without a trajectory has the agents that its metadata tells of.
-    SELECT DISTINCT e.episode_id, known.agent_id, CAST(NULL AS INTEGER), CAST(NULL AS BOOLEAN)
-    FROM episodes e JOIN (
-        SELECT episode_id, agent_id FROM keyword_data
-        WHERE agent_id <> 'all' AND episode_id IN (SELECT episode_id FROM episodes WHERE agents IS NULL)
+    SELECT {", ".join(f"untold.{name}" for name in _OF_EPISODE)}, known.agent_id, CAST(NULL AS INTEGER),
+           CAST(NULL AS BOOLEAN)
+    FROM untold JOIN (
+        SELECT episode_id, agent_id FROM keyword_data SEMI JOIN untold USING (episode_id, game) WHERE agent_id <> 'all'
         UNION
-        SELECT episodes.episode_id, users.agent_id FROM episodes JOIN users USING (environment_id)
+        SELECT untold.episode_id, users.agent_id FROM untold JOIN users USING (environment_id)
     ) known USING (episode_id)
-    WHERE e.agents IS NULL
 )"""
 
 _AGENTS_OF_ENVIRONMENTS = """
@@ -210,10 +232,11 @@ class _Wide:
     doc: str
     owner: str
     common: tuple[str, ...]  # table expressions
-    base: str  # FROM …, of `e` (the owner), `a` (the agent), `u` (the user)
+    base: str  # FROM …, of `a` (the agent, and its owner), `u` (its user)
     columns: tuple[str, ...]
     joins: tuple[_Join, ...]
     docs: Mapping[str, str]
+    needs: tuple[str, ...]  # the tables that it reads
 
 
 def _documented(*names: str) -> dict[str, str]:
@@ -222,24 +245,24 @@ def _documented(*names: str) -> dict[str, str]:
     return {name: known[name] for name in names}
 
 
-_USER_JOIN = "LEFT JOIN user_of u ON u.environment_id = e.environment_id AND u.agent_id = a.agent_id"
+_USER_JOIN = "LEFT JOIN user_of u ON u.environment_id = a.environment_id AND u.agent_id = a.agent_id"
 
 _EPISODE_AGENTS = _Wide(
     WIDE,
     "One row per episode and agent: what is known of the episode, its environment and user, every keyword a column.",
     "episode_id",
     (_AGENTS_OF_EPISODES, _USER_OF),
-    f"agents_of a JOIN episodes e USING (episode_id) {_USER_JOIN}",
+    f"agents_of a {_USER_JOIN}",
     (
-        "e.episode_id",
+        "a.episode_id",
         "a.agent_id",
-        "e.environment_id",
-        "e.task_id",
-        "e.game",
-        "e.task",
-        "e.source",
-        "e.created_on",
-        "e.n_steps",
+        "a.environment_id",
+        "a.task_id",
+        "a.game",
+        "a.task",
+        "a.source",
+        "a.created_on",
+        "a.n_steps",
         "a.first_done_step",
         "a.frame_limit_reached",
         "u.user_id",
@@ -257,6 +280,7 @@ _EPISODE_AGENTS = _Wide(
         "first_done_step": "the agent's first step with done set; null where there is none",
         "frame_limit_reached": "whether that done was the frame limit (everybody done, lives left), not the game's end",
     },
+    (EPISODES.name, USERS.name, "keyword_data", "environment_keyword_data"),
 )
 
 _ENVIRONMENT_AGENTS = _Wide(
@@ -288,30 +312,28 @@ _ENVIRONMENT_AGENTS = _Wide(
         "n_episodes": "how many episodes it has, with and without a trajectory",
         "n_steps": "steps of all its episodes; null where no trajectory is known",
     },
+    (ENVIRONMENTS.name, EPISODES.name, USERS.name, "environment_keyword_data"),
 )
 
 
-def wide_views(database: Database) -> list[View]:
-    """The wide views over the tables that ``database`` has, with a column for every keyword in them."""
-    reserved = {
-        word
-        for (word,) in database.fetch(
-            "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category IN ('reserved', 'type_function')"
-        )
-    }
-    return [_wide_view(database, wide, reserved) for wide in (_EPISODE_AGENTS, _ENVIRONMENT_AGENTS)]
+WIDE_VIEWS = (_EPISODE_AGENTS, _ENVIRONMENT_AGENTS)
 
 
-def _wide_view(database: Database, wide: _Wide, reserved: set[str]) -> View:
+def wide_view(database: Database, wide: _Wide, keywords: KeywordTypes) -> View:
+    """A wide view over the tables that ``database`` has, with a column for every keyword in them."""
     taken = {re.split(r"[. ]", column)[-1] for column in wide.columns}
     docs = dict(wide.docs)
     common, selected, joined = list(wide.common), list(wide.columns), []
+    if _AGENTS_OF_EPISODES in common and database.fetch("SELECT 1 FROM episodes WHERE agents IS NULL LIMIT 1"):
+        common[common.index(_AGENTS_OF_EPISODES)] = _AGENTS_OF_ALL_EPISODES
     for index, join in enumerate(wide.joins):
-        columns = _keyword_columns(database, join, taken, reserved)
-        common.append(f"k{index} AS ({_pivot(join, columns)})")
-        selected += [f"k{index}.{identifier(c.name)}" for c in columns]
-        docs |= {c.name: c.doc for c in columns}
-        on = " AND ".join(f"k{index}.{key} = {'a' if key == 'agent_id' else 'e'}.{key}" for key in join.keys)
-        joined.append(f"LEFT JOIN k{index} ON {on}")
+        columns = _keyword_columns(database, join, taken, keywords)
+        # Each costs a query time, also one that asks for none of them.
+        if columns:
+            common.append(f"k{index} AS ({_pivot(join, columns)})")
+            selected += [f"k{index}.{identifier(c.name)}" for c in columns]
+            docs |= {c.name: c.doc for c in columns}
+            on = " AND ".join(f"k{index}.{key} = a.{key}" for key in join.keys)
+            joined.append(f"LEFT JOIN k{index} ON {on}")
     sql = f"WITH {', '.join(common)} SELECT {', '.join(selected)} FROM {wide.base} {' '.join(joined)}"
     return View(wide.name, wide.doc, sql, docs)

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from crowdplay_ingest.pipeline import IngestOptions, ingest
 from crowdplay_ingest.verify_raw import RawSample, verify_raw
 from crowdplay_lake import Lake
+from crowdplay_lake.byte_counts import count_bytes
 from crowdplay_lake.cli import maintenance
 from crowdplay_lake.cli.output import parse_size
 from crowdplay_lake.commit import Change, writing
@@ -91,7 +92,7 @@ def test_compact_merges_the_parts_of_a_game(which: str, request: pytest.FixtureR
     assert content(path) == expected
     lake = Lake(path)
     assert lake.sql("SELECT episode_id, content_hash FROM episodes ORDER BY 1").fetchall() == hashes
-    assert (lake.snapshot.operation, lake.snapshot.counts["episodes"]) == ("compact", 4)
+    assert (lake.snapshot.operation, lake.snapshot.counts["episodes"]) == ("compact", 5)
     for name in ("steps", "frames"):
         assert sorted(part.partition or "" for part in lake.snapshot.parts(name)) == ["breakout", "space_invaders_2p"]
         for file in lake.snapshot.files(name):
@@ -107,6 +108,7 @@ def test_compact_merges_the_parts_of_a_game(which: str, request: pytest.FixtureR
 
 @pytest.mark.parametrize("target", [1, 30_000, 60_000, 100_000, 10**9])
 def test_a_second_compact_changes_nothing(copied: Path, target: int) -> None:
+    made = pairs(copied)
     compact(copied, target)
     before = everything(copied)
     summary = compact(copied, target)
@@ -117,11 +119,28 @@ def test_a_second_compact_changes_nothing(copied: Path, target: int) -> None:
     )
     assert everything(copied) == before
     if target == 1:
-        assert Lake(copied).commit == 6
+        # Nothing is merged: each pair is written anew by itself.
+        assert (pairs(copied), Lake(copied).commit) == (made, 6 + made)
     proven(copied)
 
 
+def test_what_ingest_wrote_is_compressed_harder(copied: Path) -> None:
+    def bytes_of_frames() -> int:
+        columns = count_bytes(Lake(copied).snapshot).columns
+        return sum(column.compressed for column in columns if column.column in ("gaps", "colors"))
+
+    def packed() -> list[bool]:
+        return [part.is_packed for name in ("steps", "frames") for part in Lake(copied).snapshot.parts(name)]
+
+    before, made = bytes_of_frames(), packed()
+    assert not any(made)
+    compact(copied, 1)
+    assert packed() == [True] * len(made)
+    assert bytes_of_frames() < before
+
+
 def test_parts_that_are_big_enough_are_left_alone(copied: Path) -> None:
+    compact(copied, 1)
     sizes = sorted(part.size for part in Lake(copied).snapshot.parts("steps") if part.partition == "breakout")
     before = {part.path for part in Lake(copied).snapshot.parts("steps")}
     compact(copied, 2 * sizes[-1])
@@ -229,7 +248,7 @@ def test_vacuum_leaves_the_last_commit_and_nothing_else(copied: Path) -> None:
         "commit-000000000008.sha256",
     ]
     named = {str(file) for name in TABLES for file in Lake(copied).snapshot.files(name)}
-    assert {str(path) for path in copied.rglob("part-*.parquet")} == named
+    assert {str(path) for path in copied.rglob("*.parquet") if path.name.startswith(("part-", "packed-"))} == named
     before = everything(copied)
     assert vacuum(copied, NOW).files == 0
     assert everything(copied) == before
@@ -283,6 +302,63 @@ def test_old_logs_go_where_a_checkpoint_stands_for_them(copied: Path) -> None:
         names = sorted(path.name for path in (copied / table / "_delta_log").glob("*.json"))
         checkpoint = next((copied / table / "_delta_log").glob("*.checkpoint.parquet")).name.partition(".")[0]
         assert names[0] == f"{checkpoint}.json"
+    proven(copied)
+    sha256sum(copied)
+
+
+def write_users_anew(path: Path, times: int) -> None:
+    with writing(path) as writer:
+        for _ in range(times):
+            parts = writer.snapshot.parts("users")
+            new = write_parts(writer.paths, TABLES["users"], writer.snapshot.read("users"))
+            writer.commit("odd", {"users": Change(new, parts)}, {})
+
+
+def test_a_long_log_becomes_a_checkpoint(copied: Path) -> None:
+    write_users_anew(copied, 50)
+    expected = content(copied)
+    log = copied / "users" / "_delta_log"
+    before = sum(file.stat().st_size for file in log.iterdir())
+    assert vacuum(copied).files == 0
+    said = vacuum(copied, NOW, dry_run=True)
+    assert not list(log.glob("*.checkpoint.parquet"))
+    done = vacuum(copied, NOW)
+    assert (said.commits, said.files, said.bytes) == (done.commits, done.files, done.bytes)
+    version = Lake(copied).snapshot.versions["users"]
+    names = [f"{version:020d}.checkpoint.parquet", f"{version:020d}.json", "_last_checkpoint"]
+    assert sorted(file.name for file in log.iterdir()) == names
+    assert sum(file.stat().st_size for file in log.iterdir()) < before / 2
+    assert content(copied) == expected
+    assert vacuum(copied, NOW).files == 0
+    proven(copied)
+    sha256sum(copied)
+    rows = pl.scan_delta(str(copied / "users")).select(pl.len()).collect().item()
+    assert rows == len(Lake(copied).snapshot.read("users"))
+    # And the lake goes on.
+    write_users_anew(copied, 1)
+    assert Lake(copied).snapshot.versions["users"] == version + 1
+    proven(copied)
+
+
+KILLED_AT_CHECKPOINTS = [
+    "commit,write_checkpoint,1,0",
+    "commit,write_checkpoint,1,1",
+    "commit,_record_checksums,1,0",
+    "vacuum,write_list,1,1",
+    "vacuum,remove,10,1",
+]
+
+
+@pytest.mark.parametrize("point", KILLED_AT_CHECKPOINTS)
+def test_killed_while_checkpoints_are_made(copied: Path, point: str) -> None:
+    write_users_anew(copied, 50)
+    before = hashes(copied)
+    assert killed(copied, "vacuum", [], point) == -signal.SIGKILL
+    goes_on(copied, "vacuum", "", before)
+    # Killed before, it does without: the next vacuum that drops a commit makes it.
+    write_users_anew(copied, 1)
+    vacuum(copied, NOW)
+    assert list(copied.rglob("*.checkpoint.parquet"))
     proven(copied)
     sha256sum(copied)
 
@@ -533,7 +609,7 @@ def test_the_commands(copied: Path) -> None:
     text = invoke("compact", copied, "--target-size", "1GiB").stdout
     assert "became" in text
     assert "in 1 commits" in text
-    assert "nothing to merge" in invoke("compact", copied).stdout
+    assert "nothing to do" in invoke("compact", copied).stdout
     told = json.loads(invoke("vacuum", copied, "--older-than", "0d", "--dry-run", "--output", "json").stdout)
     assert (told["commits"], told["dry_run"]) == ([0, 1, 2, 3, 4, 5, 6], True)
     assert f"removed 7 commits, {told['files']} files" in invoke("vacuum", copied, "--older-than", "0d").stdout

@@ -126,9 +126,9 @@ def compact(
     target_size: Annotated[str, typer.Option(help="About how big a part becomes.")] = "128MiB",
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Merge the many small parts that small ingests leave. Readers go on; the old parts stay until `vacuum`.
+    """Merge the small parts that ingests leave, compressed harder. Readers go on; the old parts stay until `vacuum`.
 
-    Stop it when you like: each merge is a commit, and the next run goes on.
+    Stop it when you like: the next run goes on.
     """
     from ..compact import compact as compact_lake
 
@@ -137,7 +137,7 @@ def compact(
         with StagesBar() as bar:
             summary = compact_lake(lake, target, bar.tell)
     except KeyboardInterrupt:
-        stderr.print("interrupted: the merges that were committed are in; run it again to go on")
+        stderr.print("interrupted: what was committed is in; run it again to go on")
         raise typer.Exit(INTERRUPTED) from None
     if output is Output.JSON:
         print_json({**vars(summary), "lake": lake})
@@ -146,7 +146,7 @@ def compact(
         f"{lake}: {summary.parts_before:,} parts ({human_bytes(summary.bytes_before)}) became {summary.parts_after:,}"
         f" ({human_bytes(summary.bytes_after)}) in {summary.commits:,} commits; `crowdplay-lake vacuum` removes the old"
     )
-    nothing = f"{lake}: nothing to merge, {summary.parts_after:,} parts ({human_bytes(summary.bytes_after)})"
+    nothing = f"{lake}: nothing to do, {summary.parts_after:,} parts ({human_bytes(summary.bytes_after)})"
     stdout.print(told if summary.commits else nothing, markup=False, soft_wrap=True)
 
 
