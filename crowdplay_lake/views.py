@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -50,12 +51,14 @@ def define_views(database: Database, snapshot: Snapshot) -> None:
 
     Each is defined when a query names it, all when it may name any.
     """
-    keywords = KeywordTypes(database)
+    # The database owns its catalog; known to it in turn, only the collector of cycles would close it.
+    known: Database = weakref.proxy(database)
+    keywords = KeywordTypes(known)
     definitions = {name: Definition(partial(_table_view, table, snapshot)) for name, table in TABLES.items()}
     for wide in WIDE_VIEWS:
-        definitions[wide.name] = Definition(partial(wide_view, database, wide, keywords), wide.needs)
+        definitions[wide.name] = Definition(partial(wide_view, known, wide, keywords), wide.needs)
     definitions[_EPISODE_STEPS.name] = Definition(lambda: _EPISODE_STEPS, (STEPS.name, EPISODES.name))
-    database.catalog = Catalog(database, definitions)
+    database.catalog = Catalog(known, definitions)
 
 
 def store_wide(database: Database) -> None:

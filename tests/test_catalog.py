@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
@@ -139,6 +141,19 @@ def test_first_questions_in_threads(lake: Lake) -> None:
             asked = [*names, *reversed(names), *names]
             answers = list(pool.map(lambda name: first.sql(f"SELECT count(*) FROM {name}").fetchall(), asked))  # noqa: B023
         assert answers == [expected[name] for name in asked]
+
+
+def test_a_lake_that_nobody_holds_closes_its_database(lake: Lake) -> None:
+    opened = Lake(lake.path)
+    opened.sql("SELECT count(*) FROM episode_agents")
+    opened.schema()
+    database = weakref.ref(opened._database)
+    gc.disable()
+    try:
+        del opened
+        assert database() is None
+    finally:
+        gc.enable()
 
 
 # Of this version of the database: functions that read what they are given, and tell of nothing else.
