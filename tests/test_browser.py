@@ -280,7 +280,13 @@ def test_curves_follow_the_film_and_lead_to_it(page: Any, lake: Lake) -> None:
     page.wait_for_selector('[data-curve="ram_63"]')
     page.fill("#curve", "scoer")
     page.click("#add-curve button")
-    until(page, "document.getElementById('note').textContent.includes(\"did you mean 'score'\")")
+    told = "document.getElementById('note').textContent.includes(\"did you mean 'score'\")"
+    until(page, told)
+    # In a link, too; what there is of its curves is drawn.
+    open_film(page, episode, curves="lives,scoer,ram_1c")
+    page.wait_for_selector('[data-curve="ram_1c"]')
+    until(page, told)
+    assert page.locator('[data-curve="lives"]').count() == 1
 
 
 def test_a_step_that_is_none_is_told(page: Any, lake: Lake) -> None:
@@ -380,6 +386,9 @@ def test_narrow_screens_do_not_scroll_sideways(page: Any, lake: Lake, width: int
         if "nobody" not in path:
             page.wait_for_selector("body[data-drawn]")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        sizes = page.eval_on_selector_all("#chart text", "all => all.map(one => one.getBoundingClientRect().height)")
+        assert bool(sizes) == path.startswith("/sql")
+        assert all(size > 9 for size in sizes), sizes
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
