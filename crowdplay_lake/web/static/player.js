@@ -26,8 +26,8 @@ const fail = (error) => {
   pause();
   note(error.message, true);
 };
-// Chunks to have at hand: a second of the film, whatever its speed.
-const ahead = () => (playing ? Math.max(1, Math.ceil((speed * episode.steps_a_second) / episode.chunk)) : 1);
+// Chunks to have at hand: those of the next two seconds, whatever the speed.
+const ahead = () => (playing ? Math.ceil((2 * speed * episode.steps_a_second) / episode.chunk) : 1);
 const clamp = (value) => Math.min(Math.max(value, 0), episode.steps - 1);
 const viewState = () => ({
   step, agent: agent ? episode.agents[agent].id : "", speed: speed === 1 ? "" : speed,
