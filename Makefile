@@ -15,6 +15,9 @@ NOTEBOOKS_READY := $(VENV)/.ready-for-notebooks
 # Game time of an episode of the demo, in seconds: most of the demo's time is packing frames in bz2.
 DEMO_SECONDS ?= 6
 
+# What JupyterLab is told besides, on a machine without a browser: `make notebooks JUPYTER='--no-browser --port 8888'`.
+JUPYTER ?=
+
 # `make bench WRITE=--write` replaces the measured sections of docs/performance.md.
 WRITE ?=
 
@@ -48,7 +51,7 @@ demo: $(DEMO_READY) ## set up, then the main job on real games: record, ingest, 
 notebooks: $(NOTEBOOKS_READY) ## set up, and open the notebooks in JupyterLab; on demo/lake, or CROWDPLAY_LAKE=LAKE
 	test -n "$(CROWDPLAY_LAKE)" -o -d demo/lake || $(MAKE) demo
 	$(if $(CROWDPLAY_LAKE),CROWDPLAY_LAKE=$(if $(findstring ://,$(CROWDPLAY_LAKE)),$(CROWDPLAY_LAKE),$(abspath $(CROWDPLAY_LAKE)))) \
-	    $(BIN)/jupyter lab notebooks
+	    $(BIN)/jupyter lab notebooks $(JUPYTER)
 
 test: lint types ## set up, then lint, types and all tests
 	$(BIN)/python -m pytest $(IN_PARALLEL)

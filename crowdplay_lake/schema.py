@@ -19,6 +19,7 @@ __all__ = [
     "OLDEST_FORMAT",
     "RAM_BYTES",
     "RAM_COLUMNS",
+    "RAM_DTYPE",
     "TABLES",
     "UNKNOWN",
     "Column",
@@ -37,6 +38,8 @@ UNKNOWN = "unknown"
 
 RAM_BYTES = 128
 RAM_COLUMNS = tuple(f"ram_{address:02x}" for address in range(RAM_BYTES))
+# In `extra` of a step: its RAM was an array of that dtype, not a list.
+RAM_DTYPE = "ram_dtype"
 
 _TEXT = pa.string()
 _INT = pa.int32()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .schema import RAM_COLUMNS
+from .schema import RAM_COLUMNS, RAM_DTYPE
 from .tagged import loads
 
 __all__ = ["AgentSteps", "raw_steps"]
@@ -132,7 +132,8 @@ def _info(steps: Mapping[str, AgentSteps], extras: Mapping[str, Mapping[str, Any
             if lives is not None:
                 own["ale.lives"] = lives
             if rows.has_ram[index]:
-                own["RAM"] = rows.ram[index].tolist()
+                dtype = extras[agent].get(RAM_DTYPE)
+                own["RAM"] = rows.ram[index].astype(dtype) if dtype else rows.ram[index].tolist()
         elif "info" not in extras[agent]:
             continue
         info[agent] = own

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ import pytest
 from web_server import Web, serving_lake
 
 from crowdplay_lake import Episode, Lake
+from crowdplay_lake.web.episode_page import query_of
+from crowdplay_lake.web.film import CHUNK
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no tests in a browser")
 pytest.importorskip("starlette")
@@ -169,6 +171,43 @@ def test_beside_a_frame_stands_what_was_before_its_step(page: Any, lake: Lake, c
             assert (kind == "changed") == (len(values) == 2 and values[0] != values[1])
 
 
+def test_what_a_page_needs_is_asked_at_once_and_once(page: Any, lake: Lake) -> None:
+    """By links in its head, which the browser follows while the script is on its way: see `first_asked`."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(urlsplit(request.url)._replace(scheme="", netloc="").geturl()))
+    episode = two_players(lake)
+    for path, kinds in {
+        "/": ("episodes",),
+        "/?where=n_steps+%3E+1&sort=game&film=&page=": ("episodes",),
+        f"/episode/{episode.episode_id}": ("episode", "film"),
+        f"/episode/{episode.episode_id}?step=700&agent={quote(episode.agents[1])}&curves=": ("episode", "film"),
+        f"/episode/{episode.episode_id}?step={10**30}&agent=nobody&commit={lake.commit}": ("episode", "film"),
+        f"/episode/{episode.episode_id}?step=-1": ("episode", "film"),
+    }.items():
+        asked.clear()
+        page.goto(path)
+        page.wait_for_selector("body[data-drawn]", state="attached")
+        hinted = page.eval_on_selector_all("link[rel=preload]", "links => links.map(link => link.getAttribute('href'))")
+        assert [urlsplit(address).path for address in hinted] == [f"/api/{kind}" for kind in kinds]
+        for address in hinted:
+            assert asked.count(address) == 1, (path, asked)
+        # What is drawn first was begun by the page, not by its script.
+        first = [
+            address for address in asked if urlsplit(address).path in ("/api/episodes", "/api/episode", "/api/film")
+        ]
+        assert first[: len(hinted)] == hinted, path
+        if "film" in kinds:
+            step = int(page.get_attribute("#screen", "data-step"))
+            assert parse_qs(urlsplit(hinted[1]).query)["chunk"] == [str(step // CHUNK)]
+
+
+def test_addresses_are_written_as_a_browser_does(page: Any) -> None:
+    page.goto("/sql")
+    odd = {"id": "a~b*c'd(e)!", "agent": 'game_0>player 1/ü\u20ac\U0001f47e&=+%#?"<'}
+    written = page.evaluate("odd => '?' + new URLSearchParams(odd).toString()", odd)
+    assert query_of(odd) == written
+
+
 def test_it_plays_at_sixty_frames_a_second(page: Any, lake: Lake) -> None:
     open_film(page, one_player(lake))
     clock = "[Number(document.getElementById('screen').dataset.step), performance.now()]"
@@ -241,7 +280,13 @@ def test_curves_follow_the_film_and_lead_to_it(page: Any, lake: Lake) -> None:
     page.wait_for_selector('[data-curve="ram_63"]')
     page.fill("#curve", "scoer")
     page.click("#add-curve button")
-    until(page, "document.getElementById('note').textContent.includes(\"did you mean 'score'\")")
+    told = "document.getElementById('note').textContent.includes(\"did you mean 'score'\")"
+    until(page, told)
+    # In a link, too; what there is of its curves is drawn.
+    open_film(page, episode, curves="lives,scoer,ram_1c")
+    page.wait_for_selector('[data-curve="ram_1c"]')
+    until(page, told)
+    assert page.locator('[data-curve="lives"]').count() == 1
 
 
 def test_a_step_that_is_none_is_told(page: Any, lake: Lake) -> None:
@@ -341,6 +386,9 @@ def test_narrow_screens_do_not_scroll_sideways(page: Any, lake: Lake, width: int
         if "nobody" not in path:
             page.wait_for_selector("body[data-drawn]")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        sizes = page.eval_on_selector_all("#chart text", "all => all.map(one => one.getBoundingClientRect().height)")
+        assert bool(sizes) == path.startswith("/sql")
+        assert all(size > 9 for size in sizes), sizes
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -47,6 +47,10 @@ def in_a_kernel(name: str, folder: Path, keep: Sequence[str] = (), **parameters:
     nbclient.NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
+    shown = [output.data for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
+    # JupyterLab has what draws these, and fetches nothing.
+    assert any("application/vnd.vegalite.v5+json" in data for data in shown)
+    assert [text for data in shown if "https://" in (text := data.get("text/html", ""))] == []
     return {frame: pl.read_parquet(folder / frame) for frame in keep}
 
 

@@ -327,6 +327,8 @@ KEPT: dict[str, Trajectory] = {
         ),
         *({"RAM": ram} for ram in ([256] + [0] * 127, [-1] + [0] * 127, [BIG] * 128, [None] * 128, b"\0" * 128)),
         *({"RAM": ram} for ram in (np.arange(128, dtype=np.uint8), np.arange(128), [np.uint8(7)] * 128)),
+        *({"RAM": np.arange(128).astype(kind), "ale.lives": 2} for kind in (">i2", "<u4", "f8", "bool")),
+        *({"RAM": ram} for ram in (np.arange(129), np.arange(128) * 3, np.arange(128)[None], np.arange(256)[::2])),
     ),
     "RAM in one step only": [
         step(0, info={FIRST: {}}),

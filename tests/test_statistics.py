@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,11 @@ from hypothesis import strategies as st
 from step_by_step import ORDERS, recorded, steppers
 
 from crowdplay_ingest import running_statistics as running
+from crowdplay_ingest.pipeline import ingest
 from crowdplay_ingest.recording_tasks import TASKS
 from crowdplay_lake import Episode, Lake
 from crowdplay_lake.errors import InvalidArgument, NoTrajectory, UnknownEpisode, UnknownStatistic
-from crowdplay_lake.statistics import Statistic, activity, blocks, find
+from crowdplay_lake.statistics import Statistic, activity, annotate, blocks, find
 from crowdplay_lake.statistics.activity import ActivePlaytime
 from crowdplay_lake.statistics.compute import Work, final_results
 from crowdplay_lake.statistics.position import RIVER_RIGHT, Side
@@ -421,6 +424,25 @@ def test_a_statistic_is_computed_of_the_games_it_is_for(lake: Lake) -> None:
     found = lake.statistic("left").collect()["episode_id"].unique()
     games = lake.sql("SELECT DISTINCT game FROM episodes WHERE episode_id IN (SELECT unnest(?))", [found.to_list()])
     assert {game for (game,) in games} == set(BUILT_IN["left"].games or ())
+
+
+def test_of_all_games_those_it_is_not_for_are_left_out(tmp_path: Path, small_raw: Path) -> None:
+    """Also where no other game is there: an episode without metadata is of an unknown game."""
+    (tmp_path / "raw").mkdir()
+    smallest = min(small_raw.glob("????????*.pickle"), key=lambda path: path.stat().st_size)
+    shutil.copy(smallest, tmp_path / "raw")
+    ingest(tmp_path / "raw", tmp_path / "lake")
+    unknown = Lake(tmp_path / "lake")
+    assert {episode.game for episode in unknown.episodes()} == {"unknown"}
+    for name, statistic in BUILT_IN.items():
+        found = unknown.statistic(name).collect()
+        assert found.columns == ["episode_id", "agent_id", "step", "value"]
+        assert found.is_empty() == (statistic.games is not None), name
+    with pytest.raises(InvalidArgument, match=r"left is defined for .*riverraid, and there are episodes of unknown"):
+        unknown.statistic("left", "game = 'unknown'")
+    summary = annotate(tmp_path / "lake", ["left"])
+    assert (summary.episodes, summary.values, summary.commit) == (0, 0, unknown.commit)
+    assert summary.of_other_games == 1
 
 
 def test_of_a_game_it_is_not_defined_for_it_says_which_ones(lake: Lake) -> None:

@@ -217,6 +217,29 @@ def test_a_link_from_elsewhere_opens_a_page_that_waits(web: Web) -> None:
     assert 'data-from="here"' in web.get("/sql?query=SELECT+1").text
 
 
+def test_a_page_begins_what_its_script_will_ask(web: Web, lake: Lake) -> None:
+    hostile = web.get("/?where=%22%3E%3Cscript%3E&sort=a'b")
+    assert 'href="/api/episodes?where=%22%3E%3Cscript%3E&amp;sort=a&#x27;b"' in hostile.text
+    raw = b'GET /?x="><script>alert(1)</script> HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
+    with socket.create_connection(("127.0.0.1", web.port)) as plain:
+        plain.sendall(raw)
+        answer = b"".join(iter(lambda: plain.recv(65_536), b""))
+    assert b"<script>alert" not in answer
+    # What a link of another site brings along is not run.
+    elsewhere = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert "preload" not in web.get("/?where=1%3D1", elsewhere).text.replace("modulepreload", "")
+    known = lake.episodes()[0].episode_id
+    assert f"/api/film?id={known}&amp;commit={lake.commit}&amp;agent=" in web.get(f"/episode/{known}").text
+
+
+def test_styles_and_scripts_are_not_sent_again(web: Web) -> None:
+    first = web.get("/static/player.js")
+    assert first.headers["cache-control"] == "no-cache"
+    again = web.get("/static/player.js", {"If-None-Match": first.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+    assert web.get("/api/about").headers["cache-control"] == "no-store"
+
+
 @pytest.mark.parametrize("path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "//etc/passwd"])
 def test_no_other_file_is_served(web: Web, path: str) -> None:
     answer = web.get(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -198,7 +198,16 @@ def test_beside_a_frame_stands_what_was_before_its_step(web: Web, films: list[Ep
                     assert of["lives"][i] == before["ale.lives"]
 
 
-def rolled_out(steps: int) -> list[dict[str, object]]:
+# What a console hands out as RAM: its bytes as a list, as an array, or as a list of an array's numbers.
+RAMS: dict[str, Callable[[int], object]] = {
+    "list": lambda i: [i] * 128,
+    "array": lambda i: np.full(128, i, np.uint8),
+    "wide": lambda i: np.full(128, i, np.int64),
+    "numbers": lambda i: [np.uint8(i)] * 128,
+}
+
+
+def rolled_out(steps: int, ram: Callable[[int], object]) -> list[dict[str, object]]:
     """An AI's roll-out as its script writes it: RAM from before the step; reward and done of the step before."""
     return [
         {
@@ -206,7 +215,7 @@ def rolled_out(steps: int) -> list[dict[str, object]]:
             "action": {"game_0>player_0": np.int64(i)},
             "reward": {"game_0>player_0": float(10 * i)},
             "done": {"game_0>player_0": False},
-            "info": {"game_0>player_0": {"RAM": [i] * 128}},
+            "info": {"game_0>player_0": {"RAM": ram(i)}},
         }
         for i in range(steps)
     ]
@@ -214,17 +223,20 @@ def rolled_out(steps: int) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def roll_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake of one roll-out, and of an episode whose metadata alone is known."""
+    """A lake of roll-outs, each with its RAM in another form."""
     folder = tmp_path_factory.mktemp("roll_out")
     (folder / "raw").mkdir()
-    (folder / "raw" / "rolled.pickle").write_bytes(pickle.dumps(rolled_out(5), 4))
+    for name, ram in RAMS.items():
+        (folder / "raw" / f"{name}.pickle").write_bytes(pickle.dumps(rolled_out(5, ram), 4))
     ingest(folder / "raw", folder / "lake")
     return folder / "lake"
 
 
-def test_beside_a_roll_out_stands_its_own_row(roll_out: Path) -> None:
-    episode = Lake(roll_out).episode("rolled")
+@pytest.mark.parametrize("name", RAMS)
+def test_beside_a_roll_out_stands_its_own_row(roll_out: Path, name: str) -> None:
+    episode = Lake(roll_out).episode(name)
     (of,) = Steps(StepTables().chunk(episode, 0), episode.agents).of.values()
+    assert of["has_ram"].tolist() == [0, 1, 1, 1, 1, 1]
     assert of["ram"][1:, 7].tolist() == [0, 1, 2, 3, 4]
     assert of["score"].tolist() == [0, 10, 30, 60, 100]
     assert of["reward"][:-1].tolist() == [10, 20, 30, 40]

@@ -69,6 +69,8 @@ def _print_summary(summary: AnnotationSummary, lake: str) -> None:
     ]
     if summary.without_trajectory:
         lines.append(f"left out: {summary.without_trajectory:,} episodes of which no trajectory was found yet")
+    if summary.of_other_games and not summary.episodes:
+        lines.append(f"left out: {summary.of_other_games:,} episodes of games that {keys} is not defined for")
     stdout.print("\n".join(lines), markup=False, soft_wrap=True)
 
 

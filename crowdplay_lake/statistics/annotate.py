@@ -36,6 +36,7 @@ class AnnotationSummary:
     values: int
     changed: int  # of them, those that were not there already
     without_trajectory: int  # episodes left out: only their metadata is known
+    of_other_games: int  # episodes left out, as each of the statistics is for other games
     seconds: float
     commit: int  # the lake's last one; a new one if anything changed
 
@@ -98,6 +99,7 @@ def annotate(
         values=len(rows),
         changed=after.counts.get(KEYWORD_DATA.name, 0) if is_new else 0,
         without_trajectory=max(work.without_trajectory for work in works),
+        of_other_games=min(work.of_other_games for work in works),
         seconds=time.monotonic() - began,
         commit=after.number,
     )

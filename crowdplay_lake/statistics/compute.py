@@ -52,6 +52,7 @@ class Work:
         self.without_trajectory = sum(row["n_steps"] is None for row in episodes)
         with_steps = [row for row in episodes if row["n_steps"] is not None]
         self.episodes = _defined(statistic, with_steps, chosen)
+        self.of_other_games = len(with_steps) - len(self.episodes)
         self.dtype = statistic.dtype_for(self.episodes)
 
     def blocks(self) -> list[Block]:
@@ -74,12 +75,12 @@ def _columns(statistic: Statistic) -> list[str]:
 
 
 def _defined(statistic: Statistic, episodes: list[Mapping[str, Any]], chosen: bool) -> list[Mapping[str, Any]]:
-    """The episodes of the games that a statistic is defined for."""
+    """The episodes of the games that a statistic is defined for. Raises InvalidArgument where another was chosen."""
     if statistic.games is None:
         return episodes
     inside = [row for row in episodes if row["game"] in statistic.games]
     others = sorted({row["game"] for row in episodes} - set(statistic.games))
-    if others and (chosen or not inside):
+    if others and chosen:
         raise InvalidArgument(
             f"{statistic.name} is defined for {', '.join(statistic.games)}, and there are episodes of"
             f" {', '.join(others)}; choose with: game IN ({', '.join(map(repr, statistic.games))})"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
-import numpy as np
 import pyarrow as pa
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -30,11 +29,11 @@ from ..lake import Lake
 from ..storage import AnyPath
 from .answers import refusal
 from .curves import curves_of
-from .episode_page import described
+from .episode_page import described, first_asked
 from .film import chunk_of_film, chunk_of_seen
 from .guard import Guard
 from .lakes import Lakes
-from .packing import binary
+from .packing import binary, packed
 from .page_texts import error_page, page
 from .queries import Queries
 from .step_table import StepTables
@@ -80,8 +79,8 @@ def create_app(path: AnyPath, limits: Limits | None = None, names: Collection[st
     }
     app = Starlette(
         routes=[
-            Route("/", site.page("list")),
-            Route("/sql", site.page("sql")),
+            Route("/", site.list_page),
+            Route("/sql", site.sql_page),
             Route("/episode/{id:path}", site.episode_page),
             Route("/api/sql", site.sql, methods=["POST"]),
             *(Route(f"/api/{name}", answer) for name, answer in api.items()),
@@ -115,6 +114,9 @@ class _Site:
         warm = threading.Thread(target=self._warm_up, daemon=True)
         warm.start()
         await asyncio.to_thread(self._queries.start().ready.wait, _START_WITHIN)
+        with suppress(CrowdPlayLakeError, OSError, TimeoutError):
+            lake = await asyncio.to_thread(self._lakes.newest)
+            await asyncio.wait_for(self._queries.ask("about", lake.snapshot, {}, _stays), _WARM_WITHIN)
         await asyncio.to_thread(warm.join, _WARM_WITHIN)
         try:
             yield
@@ -128,21 +130,28 @@ class _Site:
             lake = self._lakes.newest()
             for episode in lake.episodes()[:_LOOKED_THROUGH]:
                 if episode.has_trajectory and len(episode.frame_shape) == 3 and episode.frame_shape[2] == 3:
-                    np.asarray(episode.observations()[:2])
+                    described(lake, episode)
+                    packed(chunk_of_film(episode, episode.agents[0], 0), "zstd")
+                    chunk_of_seen(episode, episode.agents[0], 0)
+                    self._steps.chunk(episode, 0)
+                    curves_of(lake, episode, ["score"])
                     return
 
     # Pages
 
-    def page(self, name: str) -> Any:
-        async def answer(request: Request) -> Response:
-            return _page(request, name)
+    async def list_page(self, request: Request) -> Response:
+        query = request.url.query
+        return _page(request, "list", [f"/api/episodes?{query}" if query else "/api/episodes"])
 
-        return answer
+    async def sql_page(self, request: Request) -> Response:
+        return _page(request, "sql", [])
 
     async def episode_page(self, request: Request) -> Response:
-        episode_id = request.path_params["id"]
-        await self._episode(request, episode_id)
-        return _page(request, "episode")
+        lake, episode = await self._episode(request, request.path_params["id"])
+        answer = _page(request, "episode", first_asked(lake, episode, request.query_params))
+        # It names a commit: kept, it would lead back to one that may be gone.
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
 
     # Documents
 
@@ -201,6 +210,11 @@ class _Site:
         return await binary(request, lake, lambda: self._steps.chunk(episode, chunk or 0))
 
 
+async def _stays() -> bool:
+    """The server itself does not go while it asks."""
+    return False
+
+
 def _episode_of(lake: Lake, episode_id: str) -> Episode:
     if not lake.has_episode(episode_id) and len(lake.episodes()) > _MOST_NEAREST:
         raise UnknownEpisode(episode_id, (), str(lake.path))
@@ -241,9 +255,10 @@ async def _document(request: Request) -> dict[str, Any]:
     return found
 
 
-def _page(request: Request, name: str) -> Response:
+def _page(request: Request, name: str, first_asked: Sequence[str]) -> Response:
     from_elsewhere = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
-    return HTMLResponse(page(name, from_elsewhere), headers={"Cache-Control": "no-cache"})
+    asked = () if from_elsewhere else first_asked
+    return HTMLResponse(page(name, from_elsewhere, asked), headers={"Cache-Control": "no-cache"})
 
 
 def _wants_page(request: Request) -> bool:

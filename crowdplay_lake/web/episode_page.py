@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote_plus
 
 from ..episode import Episode
 from ..lake import Lake
@@ -12,7 +14,7 @@ from .film import CHUNK, SEEN, SEEN_CHUNK
 from .step_table import is_rollout
 from .values import cell
 
-__all__ = ["described"]
+__all__ = ["described", "first_asked", "query_of"]
 
 STEPS_A_SECOND = 60
 # A row of a roll-out is a decision: so many frames of the emulator.
@@ -67,3 +69,28 @@ def described(lake: Lake, episode: Episode) -> dict[str, Any]:
         "seen": {"size": SEEN.warp_width, "skip": 4, "stack": 4} if is_rgb else None,
         "curves": available(episode),
     }
+
+
+def first_asked(lake: Lake, episode: Episode, asked: Mapping[str, str]) -> list[str]:
+    """The addresses that the player asks first: what the episode is, and the film at the step of the page's address."""
+    common = {"id": episode.episode_id, "commit": str(lake.commit)}
+    addresses = [f"/api/episode{query_of(common)}"]
+    if episode.has_trajectory:
+        agent = asked.get("agent", "")
+        agent = agent if agent in episode.agents else episode.agents[0]
+        chunk = _first_step(asked.get("step", ""), len(episode)) // CHUNK
+        addresses.append(f"/api/film{query_of({**common, 'agent': agent, 'chunk': str(chunk)})}")
+    return addresses
+
+
+def _first_step(text: str, steps: int) -> int:
+    """As the player reads it: beyond the episode is its last step, and what is no number is its first."""
+    if not (text.isascii() and text.isdigit()):
+        return 0
+    return steps - 1 if len(text) > 9 else min(int(text), steps - 1)
+
+
+def query_of(parameters: Mapping[str, str]) -> str:
+    """As the browser's URLSearchParams writes it: only where addresses are the same does it find what it has asked."""
+    pairs = (f"{quote_plus(name)}={quote_plus(value, safe='*')}" for name, value in parameters.items())
+    return "?" + "&".join(pairs).replace("~", "%7E")

@@ -27,8 +27,8 @@ from ..observations import ObservationParameters
 
 __all__ = ["CHUNK", "SEEN_CHUNK", "chunk_of_film", "chunk_of_seen"]
 
-# Steps of a chunk: 8 seconds of the film, 4 of the processed screens.
-CHUNK = 512
+# Steps of a chunk, of the film and of the processed screens: 4 seconds. The lake has a keyframe as often.
+CHUNK = 256
 SEEN_CHUNK = 256
 SEEN = ObservationParameters(stack_n=1)
 _FORMAT = 1

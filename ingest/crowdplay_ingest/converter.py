@@ -21,7 +21,7 @@ from crowdplay_lake.games import ACTION_MEANINGS, is_frame_limit
 from crowdplay_lake.keywords import is_storable
 from crowdplay_lake.parts import EpisodeRows
 from crowdplay_lake.pixels import KEYFRAME_INTERVAL, ScreenEncoder
-from crowdplay_lake.schema import ALL_AGENTS, FRAMES, RAM_BYTES
+from crowdplay_lake.schema import ALL_AGENTS, FRAMES, RAM_BYTES, RAM_DTYPE
 from crowdplay_lake.tagged import dumps
 
 from .machine import Limits
@@ -44,7 +44,6 @@ ROW_BYTES = 512
 # Rows that take as much are put away before there are enough of them for a piece of the usual size.
 _MUCH = 32 * 2**20
 
-_INT_ALONE = {int}
 _STATISTICS = ("task_callables", "episode_callables")
 _BY_AGENT = ("action", "action_step_iter", "reward", "done", "user_type")
 _KNOWN = {"prev_obs", "step_iter", "info", *_BY_AGENT, *_STATISTICS}
@@ -268,8 +267,8 @@ class Converter:
             del others["ale.lives"]
         rows.lives.append(lives)
         ram = _ram_bytes(others.get("RAM"))
-        if ram is not None:
-            del others["RAM"]
+        if ram is not None and isinstance(given := others.pop("RAM"), np.ndarray):
+            extra[RAM_DTYPE] = given.dtype.str
         rows.ram += bytes(RAM_BYTES) if ram is None else ram
         rows.has_ram.append(ram is not None)
         if info is not _MISSING and not isinstance(info, dict):
@@ -342,8 +341,10 @@ def _is_frame_limit(game: str, done: FirstDone | None) -> bool:
 
 
 def _ram_bytes(ram: object) -> bytes | None:
-    """The 128 bytes of a RAM list, or None where it is anything else."""
-    if type(ram) is not list or len(ram) != RAM_BYTES or set(map(type, ram)) != _INT_ALONE:
+    """The 128 bytes of a RAM, a list or an array of whole numbers; None where it is anything else."""
+    if isinstance(ram, np.ndarray) and ram.shape == (RAM_BYTES,) and ram.dtype.kind in "iu":
+        ram = ram.tolist()
+    if type(ram) is not list or len(ram) != RAM_BYTES or not set(map(type, ram)) <= _INTEGERS:
         return None
     try:
         return bytes(ram)

@@ -49,6 +49,12 @@ export function queryOf(parameters) {
   return text ? `?${text}` : "";
 }
 
+/** What the page began to ask while its script was on its way (page_texts.py): asked at this address, it is not asked twice. */
+export const begunAsking = (path) => {
+  const addresses = [...document.querySelectorAll('link[rel="preload"]')].map((link) => link.getAttribute("href"));
+  return addresses.find((found) => found.split("?")[0] === path);
+};
+
 export const getJSON = async (path, parameters = {}, signal = undefined) =>
   (await ask(path + queryOf(parameters), { signal })).json();
 
@@ -98,6 +104,10 @@ export const day = (text) => (text ? text.slice(0, 16).replace("T", " ") : "");
 
 /** 'game_0>player_1' as 'player 1'. */
 export const agentName = (agent) => (agent.includes(">") ? agent.split(">").pop() : agent).replaceAll("_", " ");
+
+/** Says in the page, once it is painted, when what was asked for was first there. */
+export const drawn = () =>
+  requestAnimationFrame(() => setTimeout(() => (document.body.dataset.drawn ??= String(performance.now()))));
 
 /** A line for everybody, readers of the screen among them; `bad`: as an error. */
 export function tell(element, text, bad = false, ...more) {

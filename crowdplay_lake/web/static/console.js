@@ -1,5 +1,5 @@
 // The SQL console: one reading statement, its rows, a quick chart. What it shows is in the address.
-import { address, addressed, byId, copyLink, episodeAddress, getJSON, h, header, openedHere, postJSON, shown, tell } from "./common.js";
+import { address, addressed, byId, copyLink, drawn, episodeAddress, getJSON, h, header, openedHere, postJSON, shown, tell } from "./common.js";
 import { along, chart, kinds } from "./charts.js";
 
 const EXAMPLE = "SELECT task, count(*) AS episodes, round(avg(score), 1) AS score\nFROM episode_agents GROUP BY task ORDER BY score DESC";
@@ -64,7 +64,7 @@ function draw() {
   }))));
   byId("result").hidden = !columns.length;
   prepareChart(columns);
-  document.body.dataset.drawn = String(performance.now());
+  drawn();
 }
 
 function prepareChart(columns) {

@@ -52,6 +52,13 @@ export class Curves {
 
   async add(names) {
     const missing = names.filter((name) => !this.drawn.has(name));
+    const offered = (name) => this.episode.curves.some((curve) => curve.name === name) || /^ram_[0-7][0-9a-f]$/.test(name);
+    await this.#ask(missing.filter(offered));
+    // What there is not is asked for all the same: the server knows the nearest names.
+    for (const name of missing) if (!offered(name)) await this.#ask([name]);
+  }
+
+  async #ask(missing) {
     if (!missing.length) return;
     try {
       const { id, commit } = this.episode;

@@ -1,5 +1,5 @@
 // The list of episodes. Its whole state is in the address.
-import { address, addressed, agentName, byId, clock, copyLink, day, episodeAddress, getJSON, h, header, openedHere, shown, tell } from "./common.js";
+import { address, addressed, agentName, begunAsking, byId, clock, copyLink, day, drawn, episodeAddress, getJSON, h, header, openedHere, shown, tell } from "./common.js";
 
 const FIELDS = ["game", "task", "source", "min_score", "min_steps", "participant", "film", "where", "columns"];
 // Heading, what it sorts by, and the cell.
@@ -71,14 +71,14 @@ function pager(page, pages) {
     to("Next ›", page + 1, page < pages, "Next page"), to("Last »", pages, page < pages, "Last page"));
 }
 
-async function load() {
+async function load(begun = undefined) {
   asking?.abort();
   const mine = (asking = new AbortController());
   document.body.setAttribute("aria-busy", "true");
   try {
-    draw(await getJSON("/api/episodes", state, mine.signal));
+    draw(begun ? await getJSON(begun, {}, mine.signal) : await getJSON("/api/episodes", state, mine.signal));
     tell(byId("note"), "");
-    document.body.dataset.drawn = String(performance.now());
+    drawn();
   } catch (error) {
     if (error.name === "AbortError") return;
     tell(byId("note"), error.message, true);
@@ -137,7 +137,7 @@ copyLink(byId("link"), () => ({ ...state, commit }));
 fill();
 
 function begin() {
-  load();
+  load(begunAsking("/api/episodes"));
   header("list", state.commit).then((about) => {
     const offer = (name, values) => form.elements[name].append(...values.filter(([value]) => ![...form.elements[name].options].some((o) => o.value === value)).map(([value, text]) => new Option(text, value)));
     for (const option of form.querySelectorAll("select option:not(:first-child)")) option.remove();

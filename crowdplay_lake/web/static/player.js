@@ -1,5 +1,5 @@
 // The player: an episode's film at the speed it was played, and all that is known of each step.
-import { address, addressed, agentName, byId, clock, copyLink, getBytes, getJSON, h, header, shown, tell } from "./common.js";
+import { address, addressed, agentName, begunAsking, byId, clock, copyLink, drawn, getBytes, getJSON, h, header, shown, tell } from "./common.js";
 import { Curves } from "./curves.js";
 import { Chunks, Screen, parseFilm, parseSeen, parseSteps } from "./film.js";
 import { Agents, Ram, Seen, facts } from "./panels.js";
@@ -26,6 +26,8 @@ const fail = (error) => {
   pause();
   note(error.message, true);
 };
+// Chunks to have at hand: those of the next two seconds, whatever the speed.
+const ahead = () => (playing ? Math.ceil((2 * speed * episode.steps_a_second) / episode.chunk) : 1);
 const clamp = (value) => Math.min(Math.max(value, 0), episode.steps - 1);
 const viewState = () => ({
   step, agent: agent ? episode.agents[agent].id : "", speed: speed === 1 ? "" : speed,
@@ -38,7 +40,7 @@ function openAgent(index) {
   const common = { id, commit: episode.commit, agent: name };
   if (!film || !episode.shared_screen) {
     screen = new Screen(canvas, { ...episode, palette });
-    film = new Chunks(episode.chunk, episode.steps, async (chunk) => parseFilm(await getBytes("/api/film", { ...common, chunk })), 16);
+    film = new Chunks(episode.chunk, episode.steps, async (chunk) => parseFilm(await getBytes("/api/film", { ...common, chunk })), 32);
   }
   if (!seenChunks || !episode.shared_screen)
     seenChunks = new Chunks(episode.seen_chunk, episode.steps, async (chunk) => parseSeen(await getBytes("/api/seen", { ...common, chunk })), 8);
@@ -66,7 +68,6 @@ async function seek(to) {
 function draw(to) {
   step = wanted = to;
   film.load(to);
-  film.ahead(to, playing ? Math.max(1, speed / 4) : 1);
   try {
     screen.show(film.at(to), to);
   } catch (error) {
@@ -74,7 +75,7 @@ function draw(to) {
     return;
   }
   canvas.dataset.step = String(to);
-  document.body.dataset.drawn ??= String(performance.now());
+  if (document.body.dataset.drawn === undefined) drawn();
   scrubber.value = to;
   const at = clock(to / episode.steps_a_second);
   scrubber.setAttribute("aria-valuetext", `step ${to}, ${at}`);
@@ -83,19 +84,21 @@ function draw(to) {
   drawSteps();
   drawSeen();
   curves.show(to);
+  // What comes next, after what is wanted now.
+  film.ahead(to, ahead());
   if (!playing) remember();
 }
 
 function drawSteps() {
   const chunk = steps.at(step);
-  steps.ahead(step, playing ? Math.max(1, speed / 4) : 1);
+  const loading = steps.load(step);
+  steps.ahead(step, ahead());
   if (!chunk) {
     agents.wait();
     const mine = step;
-    steps.load(step).then(() => mine === step && drawSteps(), (error) => note(error.message, true));
+    loading.then(() => mine === step && drawSteps(), (error) => note(error.message, true));
     return;
   }
-  steps.load(step);
   agents.show(chunk, step);
   ram.show(chunk.tables[agent], step - chunk.first, chunk.length);
   byId("ram").dataset.step = String(step);
@@ -249,7 +252,7 @@ function build() {
   ram = new Ram(byId("ram"), (name) => curves.add([name]));
   if (episode.seen) seen = new Seen(byId("seen"), episode.seen);
   else byId("seen").append(h("p", { class: "soft" }, "These frames were processed before they were recorded: the film is what the agent saw."));
-  steps = new Chunks(episode.chunk, episode.steps, async (chunk) => parseSteps(await getBytes("/api/steps", { id, commit: episode.commit, chunk }), episode.agents.length), 24);
+  steps = new Chunks(episode.chunk, episode.steps, async (chunk) => parseSteps(await getBytes("/api/steps", { id, commit: episode.commit, chunk }), episode.agents.length), 48);
   const index = episode.agents.findIndex(({ id: name }) => name === asked.agent);
   if (asked.agent && index < 0) note(`this episode has no agent ${asked.agent}`, true);
   openAgent(Math.max(index, 0));
@@ -263,10 +266,11 @@ function build() {
 async function begin() {
   header("episode", asked.commit).catch((error) => note(error.message, true));
   try {
-    episode = await getJSON("/api/episode", { id, commit: asked.commit });
+    const begun = begunAsking("/api/episode");
+    episode = await (begun ? getJSON(begun) : getJSON("/api/episode", { id, commit: asked.commit }));
     build();
-    await seek(firstStep());
     byId("player").hidden = false;
+    await seek(firstStep());
     const names = (asked.curves ?? "score,lives").split(",").filter(Boolean);
     await curves.add(names);
   } catch (error) {
