@@ -152,8 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"Machine: {cores()} cores, {processor()}. {versions()}. One process: {held}.",
             f"Episodes of {options.steps:,} steps are generated: what the recorder played for half a minute, repeated.",
             f"{options.windows} steps by chance, of each the default observation from a new lazy array, in a lake that "
-            "is open, its files in the page cache; processor time. The first: in a lake just opened, its opening aside. "
-            "Each was compared with the episode decoded as a whole.",
+            "is open, its files in the page cache; processor time. The first: in a lake just opened, without its "
+            "opening. Each was compared with the episode decoded as a whole.",
         ],
     )
     if options.write:

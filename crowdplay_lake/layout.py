@@ -196,8 +196,9 @@ class PartWriter:
     def write(self, rows: pa.Table) -> None:
         """Append ``rows`` (the stored columns, sorted) as row groups of the table's size."""
         rows = rows.select(self._table.stored_schema.names).cast(self._table.stored_schema)
-        for start in range(0, len(rows), self._table.row_group_rows):
-            self._writer.write_table(rows.slice(start, self._table.row_group_rows), row_group_size=len(rows))
+        size = self._table.rows_a_group(rows)
+        for start in range(0, len(rows), size):
+            self._writer.write_table(rows.slice(start, size), row_group_size=len(rows))
         self.rows += len(rows)
 
     def close(self) -> Part:

@@ -67,6 +67,9 @@ class Table:
     partition: str | None = None
     # Parquet: rows a row group, and columns that gain from an encoding other than the dictionary.
     row_group_rows: int = 65_536
+    # Fewer rows where they would take more bytes than this, but a multiple of so many.
+    row_group_bytes: int | None = None
+    row_group_unit: int = 1
     plain: tuple[str, ...] = ()
     encodings: Mapping[str, str] = field(default_factory=dict)
 
@@ -80,6 +83,13 @@ class Table:
     def stored_schema(self) -> pa.Schema:
         """The columns inside a Parquet part: a partition's value is in its folder's name and in the log."""
         return pa.schema([field for field in self.schema if field.name != self.partition])
+
+    def rows_a_group(self, rows: pa.Table) -> int:
+        """How many of these ``rows`` make a row group."""
+        if self.row_group_bytes is None or not len(rows):
+            return self.row_group_rows
+        fitting = self.row_group_bytes * len(rows) // max(1, rows.nbytes)
+        return min(max(fitting // self.row_group_unit, 1) * self.row_group_unit, self.row_group_rows)
 
 
 _KEYWORD_VALUE = (
@@ -239,8 +249,11 @@ FRAMES = Table(
     ),
     sort=("episode_id", "agent_id", "step"),
     partition="game",
-    # A whole number of keyframe intervals: each row group begins with a keyframe.
+    # A whole number of keyframe intervals: each row group begins with a keyframe. Whoever wants one step decodes one of
+    # them, and where the screen scrolls a step has ten times the bytes.
     row_group_rows=2_048,
+    row_group_bytes=3 << 19,
+    row_group_unit=256,
     # docs/bytes.md has what was tried.
     plain=("step", "gaps", "colors"),
     encodings={"step": "DELTA_BINARY_PACKED", "gaps": "PLAIN", "colors": "PLAIN"},

@@ -70,8 +70,9 @@ def store_wide(database: Database) -> None:
     view = database.catalog.view(WIDE)
     ((episodes,),) = database.fetch("SELECT count(*) FROM episodes")
     if episodes * 2 * len(view.columns) <= _MOST_CELLS:
-        store = f"CREATE OR REPLACE TABLE _{WIDE} AS SELECT * FROM {WIDE}"
-        database.catalog.replace(replace(view, sql=f"SELECT * FROM _{WIDE}"), store)
+        # In a schema of its own: SHOW TABLES and `names` tell of what is the lake's.
+        store = f"CREATE SCHEMA _kept; CREATE TABLE _kept._{WIDE} AS SELECT * FROM {WIDE}"
+        database.catalog.replace(replace(view, sql=f"SELECT * FROM _kept._{WIDE}"), store)
 
 
 def define_tables(database: Database, snapshot: Snapshot, names: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ from crowdplay_ingest.pipeline import ingest
 from crowdplay_lake import Lake
 from crowdplay_lake.episode import Episode
 from crowdplay_lake.errors import InvalidArgument, UnknownAgent
+from crowdplay_lake.layout import group_starts
 from crowdplay_lake.observations import ObservationParameters, Observations, emitted_steps, luma, maxed_screens
 from crowdplay_lake.pixels import ChangeLog, Screen, ScreenEncoder
 from crowdplay_lake.warp import warp_for
@@ -415,6 +416,22 @@ def test_a_window_deep_in_a_long_episode_reads_only_its_row_groups(long: tuple[L
     assert log.keyframe[0]
     assert 5_000 - 2_048 < log.first_step <= 5_000
     assert log.first_step + len(log) < 5_300
+
+
+def test_row_groups_of_a_screen_that_scrolls_are_short(tmp_path: Path) -> None:
+    frames = np.random.default_rng(2).integers(0, 8, (600, 60, 80, 1), np.uint8).repeat(3, axis=3)
+    trajectory = as_trajectory(frames, np.random.default_rng(3))
+    store(tmp_path / "raw", "scrolling", trajectory)
+    assert not ingest(tmp_path / "raw", tmp_path / "lake").rejected
+    episode = Lake(tmp_path / "lake").episode("scrolling")
+    log = episode.frame_log(FIRST)
+    # 14 kB a step: a keyframe interval has more than a group should have.
+    assert group_starts(log.paths, "frames", log.part).tolist() == [0, 256, 512, 600]
+    for step in (255, 256, 270, 599):
+        before = max(0, step - 20)
+        size = {"warp_width": 41, "warp_height": 33}
+        expected = SlowReference(trajectory[before : step + 1], FIRST).process(**size).observations[-1]
+        np.testing.assert_array_equal(episode.observations(**size)[step], expected)
 
 
 def test_frames_of_a_long_episode_come_back(long: tuple[Lake, Trajectory]) -> None:

@@ -564,6 +564,15 @@ def test_after_all_attacks_the_lake_answers_as_before(lake: Lake, walled: Lake) 
     assert str(settings["lock_configuration"]).lower() in ("true", "1")
 
 
+def test_what_is_kept_of_the_wide_view_is_not_shown(lake: Lake) -> None:
+    lake = Lake(lake.path)
+    before = lake.sql("SHOW TABLES").fetchall()
+    rows = [lake.sql("SELECT * FROM episode_agents ORDER BY episode_id, agent_id").fetchall() for _ in range(3)]
+    assert rows[0] == rows[1] == rows[2]
+    assert lake.sql("SHOW TABLES").fetchall() == before
+    assert lake.tables().keys() == {name for (name,) in before}
+
+
 def test_queries_in_threads_do_not_disturb_each_other(lake: Lake) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
