@@ -88,7 +88,7 @@ class Table:
         """How many of these ``rows`` make a row group."""
         if self.row_group_bytes is None or not len(rows):
             return self.row_group_rows
-        fitting = self.row_group_bytes * len(rows) // max(1, rows.nbytes)
+        fitting = self.row_group_bytes * len(rows) // max(1, int(rows.nbytes))
         return min(max(fitting // self.row_group_unit, 1) * self.row_group_unit, self.row_group_rows)
 
 
