@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .errors import CrowdPlayLakeError
     from .lake import Episodes, Lake
     from .observations import Observations
-    from .query import QueryResult
+    from .query_result import QueryResult
 
 __all__ = [
     "CrowdPlayLakeError",
@@ -35,7 +35,7 @@ _HOMES = {
     "Lake": "lake",
     "Observations": "observations",
     "ProcessedTrajectory": "episode",
-    "QueryResult": "query",
+    "QueryResult": "query_result",
 }
 
 

@@ -18,7 +18,8 @@ from .episode import Episode
 from .errors import InvalidArgument, UnknownEnvironment, UnknownEpisode, UnknownTable
 from .observations import ObservationParameters
 from .owners import Columns, KeywordsByGame, KeywordsByOwner, Row
-from .query import Database, Parameters, QueryResult, Stop
+from .query import Database, Parameters, Stop
+from .query_result import QueryResult
 from .schema import ALL_AGENTS, EPISODES, TABLES, UNKNOWN
 from .snapshot import Snapshot, open_snapshot
 from .storage import AnyPath, as_path

@@ -91,7 +91,7 @@ ONLY_IN = {
     "typer": ("crowdplay_lake.cli",),
     "av": ("crowdplay_lake.pictures.video",),
     "matplotlib": ("crowdplay_lake.offline.benchmark.results", "crowdplay_lake.pictures.charts"),
-    "pandas": ("crowdplay_lake.query",),
+    "pandas": ("crowdplay_lake.query_result",),
     "cv2": (),
     # A forked process has another one read and write Delta's logs.
     # And the queries of web pages run in one that can be killed.

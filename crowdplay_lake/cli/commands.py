@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ..lake import Lake
-    from ..query import QueryResult
+    from ..query_result import QueryResult
 
 __all__: list[str] = []
 
