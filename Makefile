@@ -70,16 +70,18 @@ types: $(TEST_READY) ## mypy, strict
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks examples
 
-bench: $(TEST_READY) ## a lake beside CrowdPlay's files and other formats, ingest, finding, statistics, feeding (15 minutes or more)
+bench: $(TEST_READY) ## a lake beside CrowdPlay's files and other formats, ingest, finding, statistics, feeding, start (15 minutes or more)
 	$(BIN)/python -m benchmarks.suite $(WRITE)
 	$(BIN)/python -m benchmarks.reader $(WRITE)
+	$(BIN)/python -m benchmarks.start $(WRITE)
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.metadata
 	$(BIN)/python -m benchmarks.statistics
 	$(BIN)/python -m benchmarks.feeding
 
-bench-scale: $(TEST_READY) ## questions to a million generated episodes and 60 million steps (15 minutes, 8 GB of disk)
+bench-scale: $(TEST_READY) ## questions to a million generated episodes, and to 65 million steps, recorded ones repeated (an hour, 6 GB of disk)
 	$(BIN)/python -m benchmarks.at_scale
+	$(BIN)/python -m benchmarks.real_size $(WRITE)
 
 docs: $(DEMO_READY) ## write the pages that are made from the code
 	$(BIN)/python -c "from crowdplay_lake.schema import as_markdown; print(as_markdown(), end='')" > docs/tables.md

@@ -1,8 +1,8 @@
-"""Questions to lakes of the published size and beyond: `python -m benchmarks.at_scale --help`.
+"""Questions to the metadata of a million episodes: `python -m benchmarks.at_scale --help`.
 
-Two kinds of lake, both generated and plainly so (`generated`): metadata made up for so many episodes, and recorded
-steps repeated under other ids. Each question is asked in a process of its own, twice: from opening the lake, and again
-of the open lake. Before that, answers about metadata are checked against a loop over a lake of 1,000 episodes.
+The metadata are generated and plainly so (`generated`); `real_size` has steps and frames. Each question is asked in a
+process of its own, twice: from opening the lake, and again of the open lake. Before that, the answers are checked
+against a loop over a lake of 1,000 episodes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from crowdplay_ingest.pipeline import IngestOptions, ingest
-from crowdplay_ingest.recorder import RecordingOptions, record, sample_plan
 from crowdplay_lake import CrowdPlayLakeError, Lake
 from crowdplay_lake.orm import EnvironmentModel, EpisodeKeywordDataModel, EpisodeModel, get_engine_and_session
 
 from . import memory
-from .generated import AGENT, made_up_metadata, repeat_steps
+from .generated import AGENT, made_up_metadata
 from .machine import cores, processor, versions
 from .report import Report, Table, replace_section
 
@@ -108,23 +106,6 @@ METADATA = (
     Question("task and Score >= 50: the ORM's filter", _by_orm, _task_and_scored),
 )
 
-STEPS = (
-    Question(
-        "mean of a RAM byte, an episode",
-        lambda lake: lake.sql("SELECT episode_id, avg(ram_1c) FROM steps GROUP BY episode_id").arrow(),
-    ),
-    Question(
-        "steps with a RAM byte < 60, a game",
-        lambda lake: lake.sql("SELECT game, count(*) FROM steps WHERE ram_1c < 60 GROUP BY game").arrow(),
-    ),
-    Question(
-        "hours an AI plays, a task",
-        lambda lake: lake.sql(
-            "SELECT task, count(*) / 216000 FROM episode_steps WHERE user_type = 2 GROUP BY task"
-        ).arrow(),
-    ),
-)
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -135,9 +116,9 @@ class Answer:
     peak: int
 
 
-def asked(path: Path, number: int, questions: str) -> Answer:
+def asked(path: Path, number: int) -> Answer:
     """Ask one question, in a process of its own."""
-    question = {"metadata": METADATA, "steps": STEPS}[questions][number]
+    question = METADATA[number]
     begun = time.perf_counter()
     lake = Lake(path)
     question.ask(lake)
@@ -155,12 +136,12 @@ def check(path: Path) -> None:
             raise SystemExit(f"{question.text}: a loop gives something else; nothing is reported")
 
 
-def table(path: Path, questions: str, say: Console) -> Table:
+def table(path: Path, say: Console) -> Table:
     rows = []
-    for number, question in enumerate({"metadata": METADATA, "steps": STEPS}[questions]):
+    for number, question in enumerate(METADATA):
         say.print(f"{question.text} …", markup=False)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-            answer = executor.submit(asked, path, number, questions).result()
+            answer = executor.submit(asked, path, number).result()
         rows.append((question.text, f"{answer.opening:,.2f}", f"{answer.again:,.3f}", f"{answer.peak:,}"))
     return Table(("question", "from opening, s", "again, s", "peak, MiB"), rows)
 
@@ -168,8 +149,7 @@ def table(path: Path, questions: str, say: Console) -> Table:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.at_scale", description="Questions to large lakes.")
     parser.add_argument("--episodes", type=int, nargs="*", default=[10_000, 1_000_000], help="of made-up metadata")
-    parser.add_argument("--steps", type=int, nargs="*", default=[6_000_000, 60_000_000], help="of repeated recordings")
-    parser.add_argument("--folder", type=Path, help="where the lakes are made: 5 GB for 60,000,000 steps")
+    parser.add_argument("--folder", type=Path, help="where the lakes are made")
     parser.add_argument("--write", action="store_true", help=f"write the section of {PAGE.parent.name}/{PAGE.name}")
     return parser.parse_args(arguments)
 
@@ -186,17 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for episodes in options.episodes:
                 say.print(f"making the metadata of {episodes:,} episodes …")
                 made_up_metadata(path := work / f"episodes-{episodes}", episodes)
-                report.add(f"Metadata of {episodes:,} generated episodes", table(path, "metadata", say))
-            if options.steps:
-                say.print("recording …")
-                record(work / "raw", sample_plan(10), RecordingOptions(protocol=5, compression="none"))
-            for steps in options.steps:
-                say.print(f"repeating recorded steps up to {steps:,} …")
-                ingest(work / "raw", path := work / f"steps-{steps}", IngestOptions(workers=0))
-                repeat_steps(path, steps)
-                size = sum(part.size for part in Lake(path).snapshot.parts("steps"))
-                title = f"{steps:,} steps, recorded ones repeated: `steps` has {size / 1e9:,.2f} GB"
-                report.add(title, table(path, "steps", say))
+                report.add(f"Metadata of {episodes:,} generated episodes", table(path, say))
         except CrowdPlayLakeError as error:
             say.print(str(error), markup=False)
             return 1
@@ -206,8 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"Machine: {cores()} cores, {processor()}. {versions()}.",
             "Wall-clock time, all cores, files in the page cache. Each question in a process of its own: from opening "
             "the lake to the answer, then once more. The peak is of the process, imports included.",
-            "Everything here is generated: made-up metadata, ten keys an episode; recorded steps repeated under other "
-            "ids, their RAM bytes shifted so that copies are not compressed away.",
+            "Everything here is generated: made-up metadata, ten keys an episode.",
         ],
     )
     if options.write:

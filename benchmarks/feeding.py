@@ -29,9 +29,9 @@ from crowdplay_lake import CrowdPlayLakeError, Episode, Lake
 from crowdplay_lake.offline.selection import select
 from crowdplay_lake.offline.transitions import Conversion
 
-from .generated import repeat_episodes
 from .machine import cores, processor, versions
 from .memory import Anonymous
+from .repeated import repeat_episodes
 from .report import Report, Table, replace_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "feeding.md"

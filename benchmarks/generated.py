@@ -1,7 +1,7 @@
-"""Lakes of a size that nobody has recorded: metadata made up at random, and recorded steps repeated under other ids.
+"""Metadata of so many episodes as nobody has recorded, made up at random; `repeated` repeats recorded ones, whole.
 
-What is made here is for measuring only. Its episodes say so: their ids begin with "generated", and the trajectories of
-made-up metadata do not exist.
+What is made here is for measuring only. Its episodes say so: their ids begin with "generated", and their trajectories
+do not exist.
 """
 
 from __future__ import annotations
@@ -18,21 +18,16 @@ import pyarrow.compute as pc
 from crowdplay_lake.commit import Change, writing
 from crowdplay_lake.keywords import keyword_columns
 from crowdplay_lake.layout import LakePaths, Part, PartWriter, write_parts
-from crowdplay_lake.parts import EpisodeRows, GameWriter
-from crowdplay_lake.reading import EpisodeReader
 from crowdplay_lake.schema import (
     ENVIRONMENT_KEYWORD_DATA,
     ENVIRONMENTS,
     EPISODES,
-    FRAMES,
     KEYWORD_DATA,
-    RAM_COLUMNS,
-    STEPS,
     USERS,
     Table,
 )
 
-__all__ = ["made_up_metadata", "repeat_episodes", "repeat_steps"]
+__all__ = ["AGENT", "made_up_metadata"]
 
 AGENT = "game_0>player_0"
 GAMES = ("beam_rider", "breakout", "montezuma_revenge", "qbert", "riverraid", "space_invaders")
@@ -41,8 +36,6 @@ SOURCES = ("mturk", "email", "socialmedia")
 EPISODES_A_SITTING = 3
 # Episodes whose keyword rows are made at a time.
 CHUNK = 50_000
-# Steps of a part: about what `compact` makes of them.
-STEPS_A_PART = 2_000_000
 
 _BEGAN = datetime(2021, 9, 15, tzinfo=UTC)
 # Key → the values that episodes have of it.
@@ -155,90 +148,3 @@ def _keywords(paths: LakePaths, episodes: pa.Table, random: np.random.Generator)
                 part.write(table.select(KEYWORD_DATA.stored_schema.names).cast(KEYWORD_DATA.stored_schema))
             parts.append(part.close())
     return parts
-
-
-def repeat_steps(path: Path, steps: int) -> None:
-    """Add copies of the lake's episodes, under other ids, until it has so many steps; their frames are the originals'.
-
-    The RAM bytes of copy n are the recorded ones plus n, modulo 256. Recording and ingesting as many would take days,
-    and what is measured on them reads no frame.
-    """
-    with writing(path) as writer:
-        originals = writer.snapshot.read(EPISODES.name).to_pylist()
-        reader = EpisodeReader(writer.snapshot.paths)
-        held = {row["episode_id"]: pa.concat_tables(reader.read(row).steps) for row in originals}
-        recorded = sum(row["n_steps"] for row in originals)
-        rows, parts = list(originals), []
-        copies = max(0, steps - recorded) // recorded
-        for game in sorted({row["game"] for row in originals}):
-            own = [row for row in originals if row["game"] == game]
-            length = sum(len(held[row["episode_id"]]) for row in own)
-            a_part = max(1, STEPS_A_PART // length)
-            for first in range(0, copies, a_part):
-                numbers = range(first, min(first + a_part, copies))
-                with PartWriter(writer.paths, STEPS, game) as part:
-                    rows += _copy(part, own, held, numbers)
-                    parts.append(part.close())
-        episodes = writer.replacement(EPISODES.name, pa.Table.from_pylist(rows, EPISODES.schema))
-        writer.commit("generate", {STEPS.name: Change(parts), EPISODES.name: episodes}, {"episodes": len(rows)})
-
-
-def repeat_episodes(path: Path, steps: int) -> None:
-    """Add copies of the lake's episodes, whole ones with their frames, under other ids, until it has so many steps."""
-    with writing(path) as writer:
-        originals = writer.snapshot.read(EPISODES.name).to_pylist()
-        recorded = sum(row["n_steps"] for row in originals)
-        reader = EpisodeReader(writer.snapshot.paths)
-        parts: dict[str, list[Part]] = {STEPS.name: [], FRAMES.name: []}
-        rows = list(originals)
-        for game in sorted({row["game"] for row in originals}):
-            own = {row["episode_id"]: (row, _held(reader.read(row))) for row in originals if row["game"] == game}
-            names = [f"generated-{n:06}-{name}" for n in range(max(0, steps - recorded) // recorded) for name in own]
-            a_part = max(1, STEPS_A_PART * len(own) // sum(row["n_steps"] for row, _ in own.values()))
-            for first in range(0, len(names), a_part):
-                with GameWriter(writer.paths, game) as part:
-                    for name in names[first : first + a_part]:
-                        row, held = own[name.split("-", 2)[2]]
-                        rows.append({**row, "episode_id": name, **part.write(_renamed(held, name))})
-                    part.close(parts)
-        changes = {name: Change(added) for name, added in parts.items()}
-        changes[EPISODES.name] = writer.replacement(EPISODES.name, pa.Table.from_pylist(rows, EPISODES.schema))
-        writer.commit("generate", changes, {"episodes": len(rows)})
-
-
-def _held(episode: EpisodeRows) -> EpisodeRows:
-    return EpisodeRows(list(episode.steps), [list(pieces) for pieces in episode.frames])
-
-
-def _renamed(episode: EpisodeRows, name: str) -> EpisodeRows:
-    def named(rows: pa.Table) -> pa.Table:
-        return rows.set_column(0, "episode_id", pa.repeat(pa.scalar(name), len(rows)))
-
-    return EpisodeRows(map(named, episode.steps), [map(named, pieces) for pieces in episode.frames])
-
-
-def _shifted(steps: pa.Table, by: int) -> pa.Table:
-    """The steps with other RAM bytes: copies would otherwise be compressed away, one by the other."""
-    for name in RAM_COLUMNS:
-        shifted = pc.bit_wise_and(pc.add(steps[name], pa.scalar(by % 256, pa.int32())), pa.scalar(255, pa.int32()))
-        steps = steps.set_column(steps.schema.get_field_index(name), name, shifted)
-    return steps
-
-
-def _copy(
-    part: PartWriter, originals: list[dict[str, Any]], held: Mapping[str, pa.Table], numbers: Iterable[int]
-) -> list[dict[str, Any]]:
-    """Write the copies of these numbers; returns their rows of `episodes`. Sorted by id, as every part is."""
-    rows, first, waiting = [], part.rows, []
-    named = sorted((f"generated-{number:06}-{row['episode_id']}", row) for number in numbers for row in originals)
-    for name, row in named:
-        steps = _shifted(held[row["episode_id"]], int(name.split("-")[1]))
-        rows.append({**row, "episode_id": name, "steps_part": part.relative, "steps_first_row": first})
-        waiting.append(steps.set_column(0, "episode_id", pa.repeat(pa.scalar(name), len(steps))))
-        first += len(steps)
-        if sum(map(len, waiting)) > STEPS.row_group_rows:
-            part.write(pa.concat_tables(waiting).combine_chunks())
-            waiting = []
-    if waiting:
-        part.write(pa.concat_tables(waiting).combine_chunks())
-    return rows

@@ -24,9 +24,9 @@ from crowdplay_ingest.recorder import RecordingOptions, record, sample_plan
 from crowdplay_lake import CrowdPlayLakeError, Lake
 
 from . import crowdplay_way
-from .generated import repeat_steps
 from .machine import cores, processor, stay_on_one_core, versions
 from .measuring import timed
+from .repeated import repeat_episodes
 from .report import Report, Table, replace_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "statistics.md"
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             expected = {path.name.partition(".")[0]: stepped(path) for path in files}
             check_equal(Lake(lake), expected)
             say.print("growing the lake …")
-            repeat_steps(lake, options.steps)
+            repeat_episodes(lake, options.steps)
             steps = int(Lake(lake).sql("SELECT sum(n_steps) FROM episodes").fetchall()[0][0])
             spent = [timed(lambda: last_values(lake))[1].processor for _ in range(options.turns)]
         except CrowdPlayLakeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,3 +71,40 @@ def test_the_same_in_polars(lake: Lake) -> None:
     joined = steps.join(lake.scan("episodes").select("episode_id", "task"), on="episode_id")
     means = joined.group_by("task").agg(((pl.col("ram_1c") - 35) / 82.0).mean()).collect()
     assert close(means.rows()) == answers(lake, POSITION)
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[Any]:
+    """A session of Spark in this process's own Java."""
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java")
+    sql = pytest.importorskip("pyspark.sql", reason="not of any extra, 400 MB: pip install pyspark==4.3.0")
+    builder = sql.SparkSession.builder.master("local[2]")
+    options = {"ui.enabled": "false", "sql.shuffle.partitions": "2", "driver.host": "127.0.0.1"}
+    # A game called "007" is a text here.
+    options["sql.sources.partitionColumnTypeInference.enabled"] = "false"
+    for name, value in options.items():
+        builder = builder.config(f"spark.{name}", value)
+    session = builder.getOrCreate()
+    yield session
+    session.stop()
+
+
+def spark_frame(spark: Any, lake: Lake, table: str) -> Any:
+    files = [str(file) for file in lake.snapshot.files(table)]
+    return spark.read.option("basePath", f"{lake.path}/{table}").parquet(*files)
+
+
+@pytest.mark.soak
+def test_the_same_in_spark(spark: Any, lake: Lake) -> None:
+    from pyspark.sql import functions  # type: ignore[import-not-found, unused-ignore]
+
+    episodes = spark_frame(spark, lake, "episodes")
+    hours = episodes.groupBy("game").agg(functions.count("*"), functions.sum("n_steps") / 216000).collect()
+    assert close(hours) == answers(lake, HOURS)
+    assert len(hours) >= 6
+    steps = spark_frame(spark, lake, "steps").where("game LIKE 'space_invaders%' AND step >= 120")
+    joined = steps.join(episodes.select("episode_id", "task"), "episode_id")
+    means = joined.groupBy("task").agg(functions.avg((functions.col("ram_1c") - 35) / 82)).collect()
+    assert close(means) == answers(lake, POSITION)
+    assert len(means) >= 4
