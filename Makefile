@@ -73,6 +73,7 @@ types: $(TEST_READY) ## mypy, strict
 bench: $(TEST_READY) ## a lake beside CrowdPlay's files and other formats, ingest, finding, statistics, feeding, start (15 minutes or more)
 	$(BIN)/python -m benchmarks.suite $(WRITE)
 	$(BIN)/python -m benchmarks.reader $(WRITE)
+	$(BIN)/python -m benchmarks.windows $(WRITE)
 	$(BIN)/python -m benchmarks.start $(WRITE)
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.metadata
