@@ -21,6 +21,7 @@
     │   ├── UnknownTable
     │   └── UnknownTask
     ├── InvalidLake                      the path holds no lake, or a broken or newer one
+    │   └── UnknownCommit                a commit that it does not have, or no longer
     ├── LakeBusy                         somebody else is writing
     ├── MissingExtra (ImportError)       an optional library is not installed
     ├── NoTrajectory                     the episode's metadata is here, its steps are not
@@ -57,6 +58,7 @@ __all__ = [
     "UnknownAgent",
     "UnknownAlgorithm",
     "UnknownColumn",
+    "UnknownCommit",
     "UnknownDataset",
     "UnknownEnvironment",
     "UnknownEpisode",
@@ -231,6 +233,10 @@ class UnknownTask(UnknownName):
 
 class InvalidLake(CrowdPlayLakeError):
     """The path holds no lake, or one this version cannot read."""
+
+
+class UnknownCommit(InvalidLake):
+    """The lake has no commit of that number, or has it no longer."""
 
 
 class LakeBusy(CrowdPlayLakeError):

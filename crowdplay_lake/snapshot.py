@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from . import forked
-from .errors import InvalidLake, did_you_mean, nearest
+from .errors import InvalidLake, UnknownCommit, did_you_mean, nearest
 from .layout import LakePaths, Part, open_parquet
 from .remote_faults import told
 from .schema import COMMITS, FORMAT_VERSION, OLDEST_FORMAT, TABLES
@@ -139,7 +139,7 @@ def open_snapshot(root: str | PathLike[str] | UPath, commit: int | None = None) 
         return _asked_snapshot(paths, commit)
     rows = _commit_rows(paths, commit)
     if not rows:
-        raise InvalidLake(_no_lake(paths.root) if commit is None else _no_commit(paths, commit))
+        raise InvalidLake(_no_lake(paths.root)) if commit is None else _no_commit(paths, commit)
     row = max(rows, key=lambda row: row["number"])
     version = row["format_version"]
     if not OLDEST_FORMAT <= version <= FORMAT_VERSION:
@@ -172,12 +172,12 @@ def _snapshot(paths: LakePaths, row: Mapping[str, Any]) -> Snapshot:
     return Snapshot(paths, row["number"], row["time"], row["operation"], versions, counts, row["part"])
 
 
-def _no_commit(paths: LakePaths, commit: int) -> str:
+def _no_commit(paths: LakePaths, commit: int) -> InvalidLake:
     numbers = [_commit_number(part) for part in _commit_parts(paths)]
     if not numbers:
-        return _no_lake(paths.root)
+        return InvalidLake(_no_lake(paths.root))
     vacuumed = "; earlier ones were vacuumed" if 0 <= commit < min(numbers) else ""
-    return f"{paths.root}: has no commit {commit}; it has {min(numbers)} to {max(numbers)}{vacuumed}"
+    return UnknownCommit(f"{paths.root}: has no commit {commit}; it has {min(numbers)} to {max(numbers)}{vacuumed}")
 
 
 def _no_lake(root: AnyPath) -> str:

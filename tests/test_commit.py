@@ -23,7 +23,7 @@ from crowdplay_ingest.pipeline import IngestOptions, IngestSummary, ingest
 from crowdplay_ingest.recorder import EnvironmentPlan, EpisodePlan, RecordingOptions, record
 from crowdplay_ingest.recording_metadata import put_rows
 from crowdplay_lake import Lake, commit, schema, snapshot
-from crowdplay_lake.errors import CrowdPlayLakeError, InvalidArgument, InvalidLake, LakeBusy
+from crowdplay_lake.errors import CrowdPlayLakeError, InvalidArgument, InvalidLake, LakeBusy, UnknownCommit
 from crowdplay_lake.schema import TABLES
 
 pytest.importorskip("ale_py")
@@ -133,7 +133,7 @@ def test_every_commit_can_be_opened_by_its_number(days: tuple[Path, Path], tmp_p
     assert trajectories == [0, 1, 2, 3, 4]
     assert Lake(tmp_path / "lake").commit == summary.commit == 4
     assert [Lake(tmp_path / "lake", commit=n).snapshot.operation for n in (0, 4)] == ["create", "ingest"]
-    with pytest.raises(InvalidLake, match="no commit 5"):
+    with pytest.raises(UnknownCommit, match="no commit 5"):
         Lake(tmp_path / "lake", commit=5)
     with pytest.raises(InvalidLake, match="no commit -1"):
         Lake(tmp_path / "lake", commit=-1)

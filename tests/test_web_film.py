@@ -322,7 +322,7 @@ def bad_films(lake: Lake) -> list[tuple[str, dict[str, object], int, str]]:
         ("film", {"id": name, "agent": agent, "chunk": -1}, 400, "chunk is a whole number"),
         ("film", {"id": name, "agent": "game_0>player_9"}, 404, "no agent"),
         ("film", {"id": name}, 400, "the address lacks agent="),
-        ("film", {"id": name, "agent": agent, "commit": 999}, 503, "has no commit 999"),
+        ("film", {"id": name, "agent": agent, "commit": 999}, 404, "has no commit 999"),
         ("seen", {"id": name, "agent": agent, "chunk": "1e3"}, 400, "chunk is a whole number"),
         ("steps", {"id": name, "chunk": 999}, 400, "is no chunk of it"),
         ("curves", {"id": name, "names": "scoer"}, 404, "did you mean 'score'"),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ..errors import CrowdPlayLakeError, InvalidArgument, NoTrajectory, QueryError, UnknownName, printable
+from ..errors import (
+    CrowdPlayLakeError,
+    InvalidArgument,
+    NoTrajectory,
+    QueryError,
+    UnknownCommit,
+    UnknownName,
+    printable,
+)
 from .values import as_json
 
 __all__ = ["message_of", "refusal", "status_of"]
@@ -12,7 +20,7 @@ __all__ = ["message_of", "refusal", "status_of"]
 
 def status_of(error: BaseException) -> int:
     """404 for what is not there, 400 for what cannot be asked, 503 for a lake that cannot be read, 500 for a fault."""
-    if isinstance(error, UnknownName | NoTrajectory):
+    if isinstance(error, UnknownName | UnknownCommit | NoTrajectory):
         return 404
     if isinstance(error, InvalidArgument | QueryError | MemoryError):
         return 400
