@@ -13,7 +13,7 @@ Source: CrowdPlay's MaxAndSkipAndWarpAndScaleAndStackFrameBuffer, met to the byt
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,6 +54,9 @@ class ScreenLog(Protocol):
 
     def log(self, first_step: int, last_step: int) -> ChangeLog:
         """Rows from the last keyframe at or before ``first_step`` to ``last_step`` or beyond."""
+
+    def stretches(self, first_step: int, last_step: int) -> Iterable[tuple[int, int]]:
+        """These steps in pieces, (first, last) of each, as it is best to ask `log` for them one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,17 +239,21 @@ def processed_screens(
     if len(wanted) == 0:
         return images
     first, last = max(0, int(wanted[0]) - (p.max_n - 1)), int(wanted[-1])
-    # To replay what lies before costs a fraction of processing it.
-    log = source.log(first, last).within(first, last, screen.pixels)
     warp = warp_for(screen.shape[:2], image) if p.warp else None
     if warp is not None and p.max_n <= 2 and warp.factors is None:
-        from .warp_kernel import process
+        from .warp_kernel import Processor
 
-        needed = np.zeros(len(log), np.bool_)
+        process = Processor(_grey_of_max(screen.palette.tobytes(), p.max_n), warp, images[before:])
+        needed = np.zeros(last + 1 - first, np.bool_)
         needed[wanted - first] = True
-        if not process(log, needed, _grey_of_max(screen.palette.tobytes(), p.max_n), warp, images[before:]):
-            raise InvalidLake(DAMAGED)
+        # Piece by piece: what is decompressed is still in the processor's caches when it is drawn.
+        for start, stop in source.stretches(first, last):
+            # To replay what lies before costs a fraction of processing it.
+            log = source.log(start, stop).within(start, stop, screen.pixels)
+            if not process(log, needed[start - first : stop + 1 - first]):
+                raise InvalidLake(DAMAGED)
         return images
+    log = source.log(first, last).within(first, last, screen.pixels)
     for start in range(0, len(wanted), PLAIN_BLOCK):
         block = wanted[start : start + PLAIN_BLOCK]
         maximum = maxed_screens(log, screen, block, p.max_n)

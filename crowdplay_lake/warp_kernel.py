@@ -2,7 +2,7 @@
 
 Imported where it is used, because numba takes a while to load.
 
-`process` draws no frame. max-then-grey of two frames is one look-up, `grey_of_max[now, before]`. Between two emitted
+`Processor` draws no frame. max-then-grey of two frames is one look-up, `grey_of_max[now, before]`. Between two emitted
 screens only pixels that changed can differ, and averaging is linear: what a pixel differs by is added to the one to
 four output pixels it feeds, in whole numbers. Rounded, such a total is what OpenCV's float32 sums round to, but where
 it is so close to a half that their errors could matter (`Warp.doubtful`): there, and only there, the floats are summed.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .pixels import ChangeLog
     from .warp import Warp
 
-__all__ = ["process"]
+__all__ = ["Processor"]
 
 # Pixels that are looked at together, as a power of two: a block of them that saw no change is passed over.
 BLOCK_BITS = np.uint64(6)
@@ -208,29 +208,20 @@ def _round(totals, spans, whole, doubtful, grey, height, width, columns, rows, o
 
 @compiled
 def _process(  # type: ignore[no-untyped-def]
-    keyframe, gap_ends, gaps, color_ends, colors, needed, grey_of_max, size, columns, rows, whole, doubtful, lanes, out
+    keyframe, gap_ends, gaps, color_ends, colors, needed, grey_of_max, size, columns, rows, whole, doubtful, state, out
 ):
+    """Process further rows; returns whether they are sound. What is kept between calls is in ``state``."""
+    screen, grey, shown, dirty, lanes, line, spans, changed, counts = state
     height, width = size
     n_pixels = height * width
-    n_blocks = (n_pixels + 8 * BLOCK - 1) // (8 * BLOCK) * 8
-    screen = np.zeros(n_pixels, np.uint8)
-    # To the end of the last block: compared eight pixels at a time.
-    grey = np.zeros(n_blocks * BLOCK, np.uint8)
-    shown = np.zeros(n_blocks * BLOCK, np.uint8)
     grey_of = np.empty(len(grey_of_max), np.uint8)
     for color in range(len(grey_of_max)):
         grey_of[color] = grey_of_max[color, color]
-    dirty = np.zeros(n_blocks, np.uint8)
-    # Several totals a word: see `process`. A source pixel feeds two words at most, the second perhaps by nothing.
+    # Several totals a word: see `_packed`. A source pixel feeds two words at most, the second perhaps by nothing.
     totals = lanes.view(np.uint64)
-    line = np.zeros(totals.shape[1], np.uint64)
-    spans = np.zeros((out.shape[1], 2), np.uint64)
-    spans[:, 1] = totals.shape[1]
-    # Pixels that changed in the row emitted last: from the next row on their "before" is their "now".
-    changed = np.empty(n_pixels, np.uint64)
-    n_changed = 0
-    emitted = 0
+    rows_before, emitted, n_changed = counts
     for row in range(len(keyframe)):
+        is_first = rows_before + row == 0
         for i in range(n_changed):
             p = changed[i]
             grey[p] = grey_of[screen[p]]
@@ -240,7 +231,7 @@ def _process(  # type: ignore[no-untyped-def]
         shift = color_ends[row] - first
         if color_ends[row + 1] - color_ends[row] != (n_pixels if keyframe[row] else stop - first):
             return False
-        if needed[row] and row > 0:
+        if needed[row] and not is_first:
             if keyframe[row]:
                 n_changed = _show_keyframe(colors, color_ends[row], grey_of_max, screen, grey, dirty, changed)
             else:
@@ -248,7 +239,7 @@ def _process(  # type: ignore[no-untyped-def]
             if n_changed < 0:
                 return False
         elif keyframe[row]:
-            if row == 0:
+            if is_first:
                 # Every pixel differs: its grey is still to be looked up.
                 for p in range(n_pixels):
                     screen[p] = ~colors[color_ends[0] + p]
@@ -263,41 +254,67 @@ def _process(  # type: ignore[no-untyped-def]
             )
             _round(lanes, spans, whole, doubtful, grey, height, width, columns, rows, out, emitted)
             emitted += 1
+    counts[0] = rows_before + len(keyframe)
+    counts[1] = emitted
+    counts[2] = n_changed
     return True
 
 
-def process(
-    log: ChangeLog,
-    needed: npt.NDArray[np.bool_],
-    grey_of_max: npt.NDArray[np.uint8],
-    warp: Warp,
-    out: npt.NDArray[np.uint8],
-) -> bool:
-    """Write the processed screen of each ``needed`` row of ``log`` to ``out``.
+class Processor:
+    """Writes the processed screens of a log to ``out``, in the order of their rows, which may come in pieces.
 
-    ``needed``: bool (rows of the log,). ``grey_of_max``: uint8 (colours, colours), the grey value of a pixel that has
-    the first colour now and had the second one a step ago. ``out``: uint8 (needed.sum(), *warp.target). Where row 0 of
-    the log is needed, it must be the first of the episode: what lies before it counts as black. Returns whether the
-    log is sound: a damaged one draws nothing beyond the screen.
+    ``grey_of_max``: uint8 (colours, colours), the grey value of a pixel that has the first colour now and had the
+    second one a step ago. ``out``: uint8 (screens, *warp.target).
     """
-    height, width = warp.source
-    # Colours are indices into `grey_of_max`.
-    if len(log.colors) and int(log.colors.max()) >= len(grey_of_max):
-        return False
-    sound: bool = _process(
-        log.keyframe,
-        log.gap_ends,
-        log.gaps,
-        log.color_ends,
-        log.colors,
-        needed,
-        grey_of_max,
-        (height, width),
-        (warp.columns.first, warp.columns.weights, *warp.packed),
-        (warp.rows.first, warp.rows.weights, warp.rows.fed, warp.rows.parts),
-        np.int32(warp.whole),
-        np.int32(warp.doubtful),
-        np.zeros((warp.target[0], 8 // warp.lane.itemsize * warp.words), warp.lane),
-        out,
-    )
-    return sound
+
+    def __init__(self, grey_of_max: npt.NDArray[np.uint8], warp: Warp, out: npt.NDArray[np.uint8]) -> None:
+        height, width = warp.source
+        n_pixels = height * width
+        n_blocks = (n_pixels + 8 * BLOCK - 1) // (8 * BLOCK) * 8
+        lanes = np.zeros((warp.target[0], 8 // warp.lane.itemsize * warp.words), warp.lane)
+        spans = np.zeros((warp.target[0], 2), np.uint64)
+        spans[:, 1] = warp.words
+        self._state = (
+            np.zeros(n_pixels, np.uint8),  # the screen
+            # Its grey, and that of the screen processed last; to the end of the last block: compared by eight pixels.
+            np.zeros(n_blocks * BLOCK, np.uint8),
+            np.zeros(n_blocks * BLOCK, np.uint8),
+            np.zeros(n_blocks, np.uint8),  # blocks that may differ
+            lanes,
+            np.zeros(warp.words, np.uint64),  # what a line of the screen adds to the totals
+            spans,
+            # Pixels that changed in the row emitted last: from the next row on their "before" is their "now".
+            np.empty(n_pixels, np.uint64),
+            np.zeros(3, np.int64),  # rows, emitted ones, pixels in the array before
+        )
+        self._grey_of_max = grey_of_max
+        self._warp = warp
+        self._out = out
+
+    def __call__(self, log: ChangeLog, needed: npt.NDArray[np.bool_]) -> bool:
+        """Process the next rows; each ``needed`` one, bool (rows of the log,), is the next of ``out``.
+
+        The first row of all is a keyframe; where it is needed, it must be the first of the episode: what lies before it
+        counts as black. Returns whether the log is sound: a damaged one draws nothing beyond the screen.
+        """
+        warp = self._warp
+        # Colours are indices into `grey_of_max`.
+        if len(log.colors) and int(log.colors.max()) >= len(self._grey_of_max):
+            return False
+        sound: bool = _process(
+            log.keyframe,
+            log.gap_ends,
+            log.gaps,
+            log.color_ends,
+            log.colors,
+            needed,
+            self._grey_of_max,
+            warp.source,
+            (warp.columns.first, warp.columns.weights, *warp.packed),
+            (warp.rows.first, warp.rows.weights, warp.rows.fed, warp.rows.parts),
+            np.int32(warp.whole),
+            np.int32(warp.doubtful),
+            self._state,
+            self._out,
+        )
+        return sound

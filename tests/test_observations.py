@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import itertools
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class MemoryScreens:
         start = first_step - first_step % self._interval
         log = log_of(self._encoder, self._rows[start : last_step + 1])[1]
         return ChangeLog(start, log.keyframe, log.gap_ends, log.gaps, log.color_ends, log.colors)
+
+    def stretches(self, first_step: int, last_step: int) -> Iterator[tuple[int, int]]:
+        edges = [first_step, *range(first_step // self._interval * self._interval, last_step + 2, self._interval)[1:]]
+        edges = [*(edge for edge in edges if edge <= last_step), last_step + 1]
+        return ((start, stop - 1) for start, stop in itertools.pairwise(edges))
 
 
 def as_trajectory(frames: Sequence[np.ndarray], random: np.random.Generator) -> Trajectory:

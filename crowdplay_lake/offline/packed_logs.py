@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -186,3 +186,6 @@ class PackedLog:
         first = self._frames.first_row
         log = self._logs.log(self._frames.part, first + first_step, first + last_step)
         return replace(log, first_step=log.first_step - first)
+
+    def stretches(self, first_step: int, last_step: int) -> Iterator[tuple[int, int]]:
+        return self._frames.stretches(first_step, last_step)
