@@ -184,7 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         finally:
             # A folder without the right to write cannot be emptied.
-            for path in (work / "installed", *(work / "installed").rglob("*")):
+            installed = work / "installed"
+            for path in (installed, *installed.rglob("*")) if installed.exists() else ():
                 path.chmod(0o755)
     if options.write:
         replace_section(PAGE, BEGIN, made.markdown())

@@ -1,7 +1,7 @@
 """One observation from anywhere in an episode of 100,000 steps: `python -m benchmarks.windows --help`.
 
-The recorder plays for half a minute; what it played is repeated until there are so many steps, and plainly generated.
-Nothing is reported unless each window is the same as in the episode decoded as a whole.
+The recorder plays up to three quarters of a minute; what it played is repeated until there are so many steps, and
+plainly generated. Nothing is reported unless each window is the same as in the episode decoded as a whole.
 """
 
 from __future__ import annotations
@@ -124,7 +124,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100_000, help="of an episode (100000)")
     parser.add_argument("--windows", type=int, default=300, help="of each (300)")
     parser.add_argument("--write", action="store_true", help=f"write the section of {PAGE.parent.name}/{PAGE.name}")
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
+    if parsed.windows < 2:
+        parser.error(f"--windows is {parsed.windows}; at least 2")
+    return parsed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Method",
         [
             f"Machine: {cores()} cores, {processor()}. {versions()}. One process: {held}.",
-            f"Episodes of {options.steps:,} steps are generated: what the recorder played for half a minute, repeated.",
+            f"Episodes of {options.steps:,} steps are generated: what the recorder played in 45 s at most, repeated.",
             f"{options.windows} steps by chance, of each the default observation from a new lazy array, in a lake that "
             "is open, its files in the page cache; processor time. The first: in a lake just opened, without its "
             "opening. Each was compared with the episode decoded as a whole.",

@@ -79,9 +79,20 @@ class Catalog:
         else:
             self._define(_words(query) & self._definitions.keys())
 
-    def define_all(self) -> bool:
-        """Define all views; whether any was not."""
-        return self._define(self._definitions)
+    def hidden(self, query: str, frames: Iterable[str]) -> list[str]:
+        """Tables that views of a query read and ``frames`` have the names of: the views would read the frames."""
+        named = _words(query) & self._definitions.keys()
+        below = {table for view in named for table in self._definitions[view].needs}
+        return sorted(below & {frame.lower() for frame in frames})
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all views are defined."""
+        return len(self._views) == len(self._definitions)
+
+    def define_all(self) -> None:
+        """Define all views."""
+        self._define(self._definitions)
 
     def view(self, name: str) -> View:
         """The view of that name."""
@@ -95,13 +106,12 @@ class Catalog:
             self._database.define([before, view.definition(), *comments])
             self._views[view.name] = view
 
-    def _define(self, names: Iterable[str]) -> bool:
+    def _define(self, names: Iterable[str]) -> None:
         missing = [name for name in names if name not in self._views]
         if missing:
             with self._lock:
                 for name in missing:
                     self._define_one(name)
-        return bool(missing)
 
     def _define_one(self, name: str) -> None:
         if name not in self._views:
@@ -136,7 +146,7 @@ def _describes(query: str) -> bool:
     for start in token_starts(query):
         if token := _TOKEN.match(query, start):
             word = token[0].lower()
-            if word == "desc" and before in ("", "(", "explain"):
+            if word == "desc" and before in ("", ";", "(", "explain"):
                 return True
             before = word
     return False

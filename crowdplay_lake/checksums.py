@@ -23,7 +23,6 @@ __all__ = [
     "LOG",
     "file_sha256",
     "logs_between",
-    "new_checkpoints",
     "read_checksums",
     "read_list",
     "recorded_commits",
@@ -64,13 +63,6 @@ def logs_between(paths: LakePaths, before: Mapping[str, int], after: Mapping[str
             if is_log and first - (kind != "json") <= int(number) <= version:
                 found.append(f"{table}/{LOG}/{name}")
     return found
-
-
-def new_checkpoints(paths: LakePaths, versions: Mapping[str, int]) -> list[str]:
-    """The checkpoints of these versions of tables, relative to the lake, that no list names yet."""
-    names = (f"{table}/{LOG}/{version:020d}.checkpoint.parquet" for table, version in versions.items())
-    recorded = read_checksums(paths)
-    return [name for name in names if name not in recorded and (paths.root / name).exists()]
 
 
 def write_checksums(paths: LakePaths, number: int, parts: Iterable[Part], files: Iterable[str]) -> None:

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
 
-from .checksums import LOG, logs_between, new_checkpoints, read_checksums, read_list, recorded_commits, write_checksums
-from .delta import append_version, create_table, made_with, remove_torn_table, restore_version, write_checkpoint
+from .checksums import LOG, logs_between, read_checksums, read_list, recorded_commits, write_checksums
+from .delta import append_version, create_table, made_with, remove_torn_table, restore_version
 from .errors import InvalidArgument, InvalidLake, LakeBusy, nearest
 from .layout import PART_SUFFIX, LakePaths, Part, PartWriter, write_parts
 from .lock import LOCK_NAMES, Hold, locked
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from upath import UPath
 
 __all__ = ["Change", "Writer", "writing"]
-
-# The operation that drops commits.
-DROP = "vacuum"
 
 
 @dataclass
@@ -78,15 +75,10 @@ class Writer:
         row = self._append_row(number, operation, versions, counts)
         return self._committed([row, *(part for change in changes.values() for part in change.add)])
 
-    def drop(self, commits: Iterable[Snapshot], counts: Mapping[str, int], checkpoints: Iterable[str] = ()) -> Snapshot:
-        """Take earlier commits out of the table of commits, by a commit that changes no other table. Files stay.
-
-        ``checkpoints``: tables whose logs get one, recorded with this commit's checksums.
-        """
+    def drop(self, commits: Iterable[Snapshot], operation: str, counts: Mapping[str, int]) -> Snapshot:
+        """Take earlier commits out of the table of commits, by a commit that changes no other table. Files stay."""
         self._check_last()
-        row = self._append_row(self.snapshot.number + 1, DROP, self.snapshot.versions, counts, commits)
-        for table in checkpoints:
-            write_checkpoint(self.paths.table(table), self._versions[table])
+        row = self._append_row(self.snapshot.number + 1, operation, self.snapshot.versions, counts, commits)
         return self._committed([row])
 
     def fence(self) -> None:
@@ -253,8 +245,6 @@ def _record_checksums(snapshot: Snapshot, before: Snapshot | None, written: Iter
     last = delta_table(paths.commits).version()
     known = {} if before is None else {**before.versions, COMMITS.name: _last_log(before, last - 1)}
     logs = logs_between(paths, known, {**snapshot.versions, COMMITS.name: last})
-    if snapshot.operation == DROP:
-        logs += new_checkpoints(paths, snapshot.versions)
     write_checksums(paths, snapshot.number, written, logs)
 
 

@@ -1,7 +1,7 @@
 """Few big, hard compressed parts of many small ones: what ingests leave, written anew game by game.
 
-There is a commit whenever a part's worth of bytes is written, so whoever stops this loses little, and the next run goes
-on. Readers keep the parts they see until `vacuum` removes them.
+There is a commit whenever some bytes are written, a minute's work or two, so whoever stops this loses no more, and the
+next run goes on. Readers keep the parts they see until `vacuum` removes them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["TARGET_BYTES", "CompactSummary", "compact"]
 
 TARGET_BYTES = 128 << 20
+# What is written waits for a commit until it has so many bytes.
+_COMMIT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class _Compaction:
             waiting.remove += change.remove
         self._counts.update(episodes=len(moving), parts=2 * len(group))
         self._written += sum(part.size for change in changes.values() for part in change.add)
-        if self._written >= self.target:
+        if self._written >= min(self.target, _COMMIT_BYTES):
             self._commit()
         return True
 

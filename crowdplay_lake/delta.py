@@ -22,9 +22,9 @@ from .errors import LakeBusy
 from .layout import Part
 from .schema import RAM_COLUMNS, Column, Table
 from .snapshot import delta_table
-from .storage import AnyPath, address, remove, sync
+from .storage import AnyPath, address, remove
 
-__all__ = ["append_version", "create_table", "made_with", "remove_torn_table", "restore_version", "write_checkpoint"]
+__all__ = ["append_version", "create_table", "made_with", "remove_torn_table", "restore_version"]
 
 # The name under which lake commits appear in Delta's application transactions.
 APPLICATION = "crowdplay-lake"
@@ -79,12 +79,6 @@ def append_version(
     return version + 1
 
 
-def write_checkpoint(path: AnyPath, version: int) -> None:
-    """Write what stands for the log of a table up to its last ``version``."""
-    delta_table(path, version).create_checkpoint()
-    sync(made_with(path, version))
-
-
 def restore_version(path: AnyPath, version: int) -> int:
     """Make a table what it was at ``version``, by a version more; returns the last version.
 
@@ -136,7 +130,7 @@ def made_with(path: AnyPath, version: int, parts: Iterable[Part] = ()) -> set[An
     checkpoints = {log / f"{number:020d}.checkpoint.parquet" for number in (version - 1, version)}
     checkpoints = {checkpoint for checkpoint in checkpoints if checkpoint.exists()}
     files = {log / f"{version:020d}.json", *checkpoints, *(path / part.path for part in parts)}
-    if checkpoints:
+    if checkpoints and (log / "_last_checkpoint").exists():
         files.add(log / "_last_checkpoint")
     return {*files, *(file.parent for file in files)}
 

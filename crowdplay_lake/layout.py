@@ -186,7 +186,7 @@ class PartWriter:
                 column_encoding=dict(table.encodings) or None,
                 write_statistics=statistics,
                 store_schema=False,
-                # A column of a row group is one page: each is compressed by itself.
+                # Few pages a column, of `frames` one a row group: each is compressed by itself.
                 data_page_size=1 << 26,
             )
         except BaseException:

@@ -224,6 +224,12 @@ class Database:
             with contextlib.nullcontext() if stop is None else stop.watching(cursor):
                 try:
                     statement = self.reading_statement(query)
+                    hidden = self.catalog.hidden(statement, tables) if self.catalog is not None and tables else []
+                    if hidden:
+                        raise InvalidArgument(
+                            f"tables: {hidden[0]!r} is a table of the lake that a view of this query reads; "
+                            "give the frame another name"
+                        )
                     for name, frame in (tables or {}).items():
                         if frame is None:
                             raise InvalidArgument(f"tables: {name!r} is None, a frame is expected")
@@ -245,13 +251,15 @@ class Database:
 
         if self.catalog is None:
             return result()
+        was_whole = self.catalog.is_whole
         self.catalog.define_for(statement)
         try:
             return result()
         except (duckdb.BinderException, duckdb.CatalogException):
             # A name may have been put together, as in query_table, and what is near to it is told from all names.
-            if not self.catalog.define_all():
+            if was_whole:
                 raise
+            self.catalog.define_all()
         return result()
 
     def reading_statement(self, query: str) -> str:

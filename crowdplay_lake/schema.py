@@ -67,7 +67,7 @@ class Table:
     partition: str | None = None
     # Parquet: rows a row group, and columns that gain from an encoding other than the dictionary.
     row_group_rows: int = 65_536
-    # Fewer rows where they would take more bytes than this, but a multiple of so many.
+    # Fewer rows where they would take more bytes than about this, but a multiple of so many.
     row_group_bytes: int | None = None
     row_group_unit: int = 1
     plain: tuple[str, ...] = ()

@@ -30,8 +30,6 @@ __all__ = ["OLDER_THAN", "VacuumSummary", "vacuum"]
 OLDER_THAN = timedelta(days=7)
 _LOG_FILE = re.compile(r"(\d{20})\.(json|checkpoint\.parquet)")
 _CHECKPOINT = f".checkpoint{PART_SUFFIX}"
-# Of log entries that are worth a checkpoint, which takes some 20 kB whatever it holds.
-_LONG_LOG = 32 << 10
 
 
 @dataclass(frozen=True)
@@ -80,18 +78,13 @@ class _Plan:
         self.dropped = [commit for commit, kept in zip(commits, is_kept, strict=True) if not kept]
         self.lists = {number: read_list(paths.checksum_file(number)) for number in recorded_commits(paths)}
         files = {name: size for name, size in files_below(paths.root) if not name.startswith("checksums/commit-")}
-        self.checkpoints: list[str] = []  # tables that are to get one
         needed = _needed(self.kept) | self._logs(files)
         self.doomed = {name: size for name, size in files.items() if _is_ours(name) and name not in needed}
 
-    def _logs(self, files: Mapping[str, int]) -> set[str]:
-        """The log files that lead to the kept commits: from the last checkpoint before them on.
-
-        A long log of which only the last version is kept is to get a checkpoint, by the commit that drops the others.
-        """
+    def _logs(self, files: Iterable[str]) -> set[str]:
+        """The log files that lead to the kept commits: from the last checkpoint before them on."""
         first = {table: min(commit.versions[table] for commit in self.kept) for table in TABLES}
-        last = {table: max(commit.versions[table] for commit in self.kept) for table in TABLES}
-        first[COMMITS.name] = last[COMMITS.name] = int(delta_table(self.paths.commits).version())
+        first[COMMITS.name] = int(delta_table(self.paths.commits).version())
         logs: dict[str, dict[str, int]] = {}
         for name in files:
             folder, _, file = name.rpartition("/")
@@ -100,11 +93,6 @@ class _Plan:
         needed: set[str] = set()
         for table, versions in logs.items():
             start = max((v for name, v in versions.items() if v <= first[table] and self._is_whole(name)), default=0)
-            entries = sum(files[name] for name, version in versions.items() if start <= version < first[table])
-            if self.dropped and first[table] == last[table] and entries > _LONG_LOG:
-                self.checkpoints.append(table)
-                # The commit adds a version to its own table.
-                start = first[table] + (table == COMMITS.name)
             needed.update(name for name, version in versions.items() if version >= start)
         return needed
 
@@ -121,7 +109,7 @@ class _Plan:
         if self.dropped:
             freed = sum(self.doomed.values())
             counts = {"commits": len(self.dropped), "files": len(self.doomed), "bytes": freed}
-            last = writer.drop(self.dropped, counts, self.checkpoints).number
+            last = writer.drop(self.dropped, "vacuum", counts).number
             self.lists[last] = read_list(self.paths.checksum_file(last))
         else:
             last = writer.snapshot.number

@@ -54,7 +54,6 @@ class _Verification:
         self.lists_whole = True
         self.damaged: set[str] = set()
         self.unopened: set[str] = set()  # tables
-        self.oldest: dict[str, int] = {}  # table → the version of it in the oldest commit
 
     def run(self) -> VerifyReport:
         self._read_lists()
@@ -69,7 +68,6 @@ class _Verification:
             return self.report
         last = commits[-1]
         self.report.commit, self.report.commits = last.number, len(commits)
-        self.oldest = {table: min(commit.versions[table] for commit in commits) for table in TABLES}
         self._check_lists(commits)
         self._check_parts(commits)
         self._note_left_overs(self._versions(last))
@@ -210,20 +208,8 @@ class _Verification:
         """The version of every table in the last commit, the table of commits among them."""
         return {**last.versions, COMMITS.name: int(delta_table(self.paths.commits).version())}
 
-    def _checkpoints(self, versions: Mapping[str, int]) -> dict[str, int]:
-        """The newest checkpoint of each table that is as it was written, and not beyond any commit."""
-        found: dict[str, int] = {}
-        for name in self.sums.keys() - self.damaged:
-            table, _, file = name.partition(f"/{LOG}/")
-            number, _, kind = file.partition(".")
-            if kind == f"checkpoint{PART_SUFFIX}" and int(number) <= self.oldest.get(table, versions.get(table, -1)):
-                found[table] = max(found.get(table, -1), int(number))
-        return found
-
     def _note_left_overs(self, versions: Mapping[str, int]) -> None:
-        """Files that no list names: what a crash left. A log file up to the last commit is none of those, unless all
-        commits are beyond a checkpoint that stands for it: then a vacuum had begun to remove it."""
-        stood_for = self._checkpoints(versions)
+        """Files that no list names: what a crash left. A log file up to the last commit is none of those."""
         for name in sorted(self.files.keys() - self.sums.keys()):
             table, _, rest = name.partition("/")
             log, _, file = rest.rpartition("/")
@@ -231,7 +217,7 @@ class _Verification:
             if (table == "checksums" and file.startswith("commit-")) or file == LAST_CHECKPOINT:
                 continue
             is_log = log == LOG and number.isdigit() and kind in ("json", f"checkpoint{PART_SUFFIX}")
-            if is_log and stood_for.get(table, -1) <= int(number) <= versions.get(table, -1):
+            if is_log and int(number) <= versions.get(table, -1):
                 if self.lists_whole:
                     self._found("no checksum was recorded for it", name)
             elif table not in (*TABLES, COMMITS.name, "checksums"):

@@ -22,6 +22,7 @@ OF_THE_CATALOG = [
     "SHOW ALL TABLES",
     "DESCRIBE",
     "DESC",
+    "; DESC",
     "desc;",
     "EXPLAIN DESC",
     "FROM (SHOW TABLES)",

@@ -306,63 +306,6 @@ def test_old_logs_go_where_a_checkpoint_stands_for_them(copied: Path) -> None:
     sha256sum(copied)
 
 
-def write_users_anew(path: Path, times: int) -> None:
-    with writing(path) as writer:
-        for _ in range(times):
-            parts = writer.snapshot.parts("users")
-            new = write_parts(writer.paths, TABLES["users"], writer.snapshot.read("users"))
-            writer.commit("odd", {"users": Change(new, parts)}, {})
-
-
-def test_a_long_log_becomes_a_checkpoint(copied: Path) -> None:
-    write_users_anew(copied, 50)
-    expected = content(copied)
-    log = copied / "users" / "_delta_log"
-    before = sum(file.stat().st_size for file in log.iterdir())
-    assert vacuum(copied).files == 0
-    said = vacuum(copied, NOW, dry_run=True)
-    assert not list(log.glob("*.checkpoint.parquet"))
-    done = vacuum(copied, NOW)
-    assert (said.commits, said.files, said.bytes) == (done.commits, done.files, done.bytes)
-    version = Lake(copied).snapshot.versions["users"]
-    names = [f"{version:020d}.checkpoint.parquet", f"{version:020d}.json", "_last_checkpoint"]
-    assert sorted(file.name for file in log.iterdir()) == names
-    assert sum(file.stat().st_size for file in log.iterdir()) < before / 2
-    assert content(copied) == expected
-    assert vacuum(copied, NOW).files == 0
-    proven(copied)
-    sha256sum(copied)
-    rows = pl.scan_delta(str(copied / "users")).select(pl.len()).collect().item()
-    assert rows == len(Lake(copied).snapshot.read("users"))
-    # And the lake goes on.
-    write_users_anew(copied, 1)
-    assert Lake(copied).snapshot.versions["users"] == version + 1
-    proven(copied)
-
-
-KILLED_AT_CHECKPOINTS = [
-    "commit,write_checkpoint,1,0",
-    "commit,write_checkpoint,1,1",
-    "commit,_record_checksums,1,0",
-    "vacuum,write_list,1,1",
-    "vacuum,remove,10,1",
-]
-
-
-@pytest.mark.parametrize("point", KILLED_AT_CHECKPOINTS)
-def test_killed_while_checkpoints_are_made(copied: Path, point: str) -> None:
-    write_users_anew(copied, 50)
-    before = hashes(copied)
-    assert killed(copied, "vacuum", [], point) == -signal.SIGKILL
-    goes_on(copied, "vacuum", "", before)
-    # Killed before, it does without: the next vacuum that drops a commit makes it.
-    write_users_anew(copied, 1)
-    vacuum(copied, NOW)
-    assert list(copied.rglob("*.checkpoint.parquet"))
-    proven(copied)
-    sha256sum(copied)
-
-
 def test_a_lake_with_a_commit_that_cannot_be_opened_is_left_alone(copied: Path) -> None:
     sorted(copied.glob("steps/_delta_log/*.json"))[0].write_text("{")
     before = everything(copied)

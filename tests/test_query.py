@@ -18,7 +18,14 @@ import pytest
 from conftest import read_raw
 
 from crowdplay_lake import Lake, QueryResult
-from crowdplay_lake.errors import CrowdPlayLakeError, QueryError, QueryNotAllowed, UnknownColumn, UnknownTable
+from crowdplay_lake.errors import (
+    CrowdPlayLakeError,
+    InvalidArgument,
+    QueryError,
+    QueryNotAllowed,
+    UnknownColumn,
+    UnknownTable,
+)
 from crowdplay_lake.query import Stop
 
 # Questions
@@ -562,6 +569,24 @@ def test_after_all_attacks_the_lake_answers_as_before(lake: Lake, walled: Lake) 
     settings = dict(walled.sql("SELECT name, value FROM duckdb_settings()").fetchall())
     assert str(settings["enable_external_access"]).lower() in ("false", "0")
     assert str(settings["lock_configuration"]).lower() in ("true", "1")
+
+
+@pytest.mark.parametrize(
+    ("view", "table"),
+    [
+        ("episode_agents", "episodes"),
+        ("Episode_Agents", "USERS"),
+        ("episode_agents", "keyword_data"),
+        ("environment_agents", "environments"),
+        ("episode_steps", "steps"),
+    ],
+)
+def test_a_frame_takes_no_place_below_a_view(lake: Lake, view: str, table: str) -> None:
+    own = {table: pl.DataFrame({"episode_id": ["x"]})}
+    for _ in range(3):
+        with pytest.raises(InvalidArgument, match=f"'{table.lower()}' is a table of the lake"):
+            lake.sql(f"SELECT count(*) FROM {view}", tables=own)
+    assert lake.sql(f"SELECT count(*) > 0 FROM {view}").fetchall() == [(True,)]
 
 
 def test_what_is_kept_of_the_wide_view_is_not_shown(lake: Lake) -> None:
