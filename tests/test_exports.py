@@ -567,14 +567,14 @@ def test_an_export_is_replaced_when_it_is_whole_only(
     episodes = lake.episodes("game = 'breakout'")
     with pytest.raises(KeyboardInterrupt):
         export(episodes, target, to, overwrite=True, progress=interrupt)
-    part = next(iter({str(episode.row["frames_part"]) for episode in episodes[2:]}))
-    (lost,) = [path for path in lake.path.rglob("*.parquet") if str(path).endswith(part)]
-    lost.rename(tmp_path / "lost")
+    # Elsewhere: a part that was opened can be read for as long as it is, gone or not.
+    damaged = Lake(shutil.copytree(lake.path, tmp_path / "damaged"))
+    (lost,) = damaged.path.rglob(str(episodes[2].row["frames_part"]).rpartition("/")[2])
+    lost.unlink()
     with pytest.raises(InvalidLake):
-        export(Lake(lake.path).episodes("game = 'breakout'"), target, to, overwrite=True)
+        export(damaged.episodes("game = 'breakout'"), target, to, overwrite=True)
     assert before == {path: path.read_bytes() for path in [target, *target.rglob("*")] if path.is_file()}
     assert [path.name for path in target.parent.iterdir()] == [target.name]
-    (tmp_path / "lost").rename(lost)
     export(Lake(lake.path).episodes("game = 'breakout'"), target, to, overwrite=True)
     assert [path.name for path in target.parent.iterdir()] == [target.name]
     assert len(READERS[to](target).episodes) == len(episodes)
