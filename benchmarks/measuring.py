@@ -23,11 +23,15 @@ from crowdplay_lake.layout import read_rows
 from crowdplay_lake.observations import emitted_steps
 
 from . import crowdplay_way
+from .repeated import copy_id, repeat_episodes
 
-__all__ = ["JOBS", "Job", "Measured", "measure", "total"]
+__all__ = ["COPIES", "JOBS", "Job", "Measured", "measure", "total"]
 
 # Without worker processes: one core, and its time is this process's.
 HERE = IngestOptions(workers=0)
+
+# Of each episode in the lake that is read: opening it and its parts, some 30 ms, is little of a real lake's time.
+COPIES = 10
 
 _Result = TypeVar("_Result")
 
@@ -150,20 +154,20 @@ def in_all_forms(path: Path, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def read_lake(path: Path, wanted: Sequence[str], job: Job) -> LakePass:
-    """Open the lake at ``path`` and process every wanted episode."""
-    wall_of: dict[str, float] = {}
-    chosen = set(wanted)
+def read_lake(path: Path, wanted: Sequence[str], copies: int, job: Job) -> LakePass:
+    """Open the lake at ``path`` and process all ``copies`` of every wanted episode; the times are those of one copy."""
+    wall_of = dict.fromkeys(wanted, 0.0)
+    original = {copy_id(number, name): name for number in range(copies) for name in wanted}
 
     def whole_lake() -> None:
         for episode in Lake(path).episodes():
-            if episode.episode_id in chosen:
+            if episode.episode_id in original:
                 start = time.perf_counter()
                 job.from_lake(episode)
-                wall_of[episode.episode_id] = time.perf_counter() - start
+                wall_of[original[episode.episode_id]] += (time.perf_counter() - start) / copies
 
     _, total = timed(whole_lake)
-    return LakePass(total, wall_of, _floor(path, chosen, job))
+    return LakePass(Spent(total.wall / copies, total.processor / copies), wall_of, _floor(path, set(wanted), job))
 
 
 def _floor(path: Path, chosen: set[str], job: Job) -> Spent:
@@ -239,6 +243,8 @@ def measure(files: Sequence[Path], raw_folder: Path, work: Path, repeats: int, s
     if not raw:
         raise SystemExit(f"no episode of {DEFAULT_AGENT} can be compared")
     measured = Measured(raw, taken, lake_bytes(lake_path), ingesting)
+    say.print(f"repeating them {COPIES} times …")
+    copies = repeat_episodes(lake_path, COPIES * taken.steps)
 
     lake = Lake(lake_path)
     shortest = min(raw, key=lambda one: one.steps)
@@ -252,7 +258,7 @@ def measure(files: Sequence[Path], raw_folder: Path, work: Path, repeats: int, s
         for job in JOBS:
             # A copy each time: nothing that an earlier pass has opened or parsed is kept for this one.
             copy = shutil.copytree(lake_path, work / f"lake-{turn}")
-            measured.passes[job].append(read_lake(copy, [one.episode_id for one in raw], job))
+            measured.passes[job].append(read_lake(copy, [one.episode_id for one in raw], copies, job))
             shutil.rmtree(copy)
 
     say.print(f"ingesting {len(files)} files again …")

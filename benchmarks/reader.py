@@ -23,7 +23,7 @@ from crowdplay_lake import CrowdPlayLakeError
 from crowdplay_lake.episode import DEFAULT_AGENT
 
 from .machine import cores, processor, stay_on_one_core, versions
-from .measuring import JOBS, Job, Measured, measure, total
+from .measuring import COPIES, JOBS, Job, Measured, measure, total
 from .report import Report, Table, replace_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -141,7 +141,9 @@ def method(held: str, repeats: int) -> list[str]:
         f"Everything in one process: {held}. All files are in the page cache. Kernels are compiled beforehand.",
         "Storage: the size of every file below the lake's folder after one ingest, the logs included.",
         f"Reading, lake: get_processed_trajectory of {DEFAULT_AGENT} over all episodes, the stack as the first axis; "
-        f"{repeats} passes a job, each opening a fresh copy of the lake. Medians, and the lowest and the highest pass. "
+        f"{repeats} passes a job, each opening a fresh copy of the lake, in which every episode is {COPIES} times "
+        "(whole, under other ids), for opening it and its parts is little of a real lake's time; the figures are of "
+        "one of them. Medians, and the lowest and the highest pass. "
         "The line of all episodes, and what is said by processor time, count the opening of the lake too.",
         "Reading, CrowdPlay's way: decompression, unpickling, then frame by frame a ring of frames and for every "
         "emitted step the maximum of two, cv2.cvtColor, and cv2.resize with INTER_AREA, for each image of a stack; "
