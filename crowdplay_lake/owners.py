@@ -171,12 +171,12 @@ def _decoded(
 
 
 class Columns:
-    """Rows of a table whose columns become Python lists when the first row is asked for one.
+    """Rows of a table whose columns become Python lists when more than a few rows are asked for one.
 
     ``more``: gives a column that ``rows`` does not have, of these rows; asked for once, if at all. ``names``: of all.
     """
 
-    __slots__ = ("lists", "more", "names", "table")
+    __slots__ = ("few", "lists", "more", "names", "table")
 
     def __init__(
         self,
@@ -188,6 +188,16 @@ class Columns:
         self.more = more
         self.names = rows.schema.names if names is None else names
         self.lists: dict[str, list[Any]] = {}
+        # Column → how many single values may still be asked of it, before it becomes a list.
+        self.few: dict[str, int] = dict.fromkeys(rows.schema.names, len(rows) // 32)
+
+    def value(self, name: str, index: int) -> Any:
+        """One value of a column that is no list yet: of a few rows it costs less to convert these alone."""
+        left = self.few.get(name, 0)
+        if left == 0:
+            return self[name][index]
+        self.few[name] = left - 1
+        return self.table.column(name)[index].as_py()
 
     def __getitem__(self, name: str) -> list[Any]:
         if name not in self.lists:
@@ -212,7 +222,7 @@ class Row(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         lists = self._columns.lists
-        return lists[name][self._index] if name in lists else self._columns[name][self._index]
+        return lists[name][self._index] if name in lists else self._columns.value(name, self._index)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns.names)

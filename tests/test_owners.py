@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,3 +108,12 @@ def test_keywords_of_a_game_are_read_when_one_of_its_episodes_is_asked_for_them(
     assert by_game.of("of riverraid") == {"all": {"game": "riverraid"}}
     assert by_game.of("of pong") == {}
     assert sorted(read) == ["breakout", "qbert", "riverraid"]
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 200])
+def test_a_few_values_of_a_column_are_those_of_the_whole(size: int) -> None:
+    table = pa.table({"a": list(range(size)), "b": [None if i % 3 else ["x", str(i)] for i in range(size)]})
+    expected = table.to_pylist()
+    for count in range(1, size + 1):
+        rows = list(Columns(table).rows())
+        assert [dict(row) for row in rows[-count:]] == expected[-count:]
